@@ -1,0 +1,100 @@
+//! `image.json`: what an image is made of and what it must measure to.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::shape::Shape;
+
+/// Version of the format.
+pub const FORMAT: u32 = 1;
+
+/// File names inside an image folder.
+pub mod file {
+    /// The manifest.
+    pub const MANIFEST: &str = "image.json";
+    /// Linux kernel, bzImage.
+    pub const KERNEL: &str = "kernel";
+    /// Initial RAM file system with `lambda-guest` as `/init`.
+    pub const INITRAMFS: &str = "initramfs";
+    /// erofs root file system, followed by its dm-verity hash tree.
+    pub const ROOT: &str = "root.img";
+    /// UEFI firmware (code volume), loaded read-only without a variable store.
+    pub const FIRMWARE: &str = "firmware.fd";
+    /// Every package by version and hash.
+    pub const LOCK: &str = "packages.lock";
+}
+
+/// The manifest of an image. Its canonical bytes (as written by the image builder) hash to the image id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageManifest {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// For example `debian-12`.
+    pub name: String,
+    /// For example `2026.11.23`: the date of the newest package in the lock, or what the importer gave.
+    pub version: String,
+    /// Parts by file name ([`file`]).
+    pub parts: BTreeMap<String, Part>,
+    /// The root file system's dm-verity parameters.
+    pub verity: Verity,
+    /// The kernel command line, exactly as measured apart from what the firmware appends.
+    pub command_line: String,
+    /// What a correct boot measures to, for each launch profile.
+    pub expected: Expected,
+}
+
+/// One file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// Size in bytes.
+    pub size: u64,
+    /// SHA-256, lower-case hex.
+    pub sha256: String,
+}
+
+/// dm-verity of [`file::ROOT`], format version 1, SHA-256, 4 KiB blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verity {
+    /// Root hash, hex. Stands in the command line.
+    pub root_hash: String,
+    /// Salt, hex.
+    pub salt: String,
+    /// Bytes of erofs data; the hash tree starts here.
+    pub data_size: u64,
+}
+
+/// Expected measurements.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expected {
+    /// Profile `tpm`: for each shape name, because memory size and processor count enter the measurement.
+    pub tpm: BTreeMap<Shape, TpmExpected>,
+}
+
+/// What profile `tpm` measures into the SHA-256 bank.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TpmExpected {
+    /// Final PCR values, index to lower-case hex; exactly the PCRs that a quote must select.
+    pub pcrs: BTreeMap<u8, String>,
+    /// Digest of each firmware volume as an EV_EFI_PLATFORM_FIRMWARE_BLOB event in PCR 0, in order.
+    pub firmware_volumes: Vec<String>,
+    /// PE Authenticode SHA-256 of the kernel as the firmware sees it (PCR 4).
+    pub kernel: String,
+    /// SHA-256 of the initramfs (PCR 9).
+    pub initramfs: String,
+    /// SHA-256 of the measured command line (UTF-16LE with terminator, including what the firmware appends; PCR 9).
+    pub command_line: String,
+}
+
+impl ImageManifest {
+    /// The part with this file name.
+    #[must_use]
+    pub fn part(&self, name: &str) -> Option<&Part> {
+        self.parts.get(name)
+    }
+}
