@@ -1,0 +1,251 @@
+//! The daemons of one cloud, on loopback, in a folder of their own.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::customer::{finish, ssh_keygen};
+use crate::{Customer, wait_for};
+
+/// How to start a cloud.
+#[derive(Debug, Default, Clone)]
+pub struct Options {
+    /// Stands where the node agent expects QEMU.
+    pub qemu: Option<PathBuf>,
+    /// Stands where the node agent expects swtpm.
+    pub swtpm: Option<PathBuf>,
+}
+
+/// A running cloud; stopped and removed on drop.
+#[derive(Debug)]
+pub struct Cloud {
+    folder: TempDir,
+    options: Options,
+    up: Option<Child>,
+    bin: PathBuf,
+    image: PathBuf,
+}
+
+/// A file path from the environment.
+///
+/// # Panics
+/// When it is not set: the message says which command sets it.
+fn from_environment(name: &str) -> PathBuf {
+    PathBuf::from(std::env::var_os(name).unwrap_or_else(|| panic!("{name} is not set: run this through `./x test`")))
+}
+
+impl Cloud {
+    /// Starts one with the defaults.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_with(Options::default())
+    }
+
+    /// Starts one.
+    ///
+    /// # Panics
+    /// When it does not become healthy.
+    #[must_use]
+    pub fn start_with(options: Options) -> Self {
+        let folder = tempfile::Builder::new().prefix("lt").tempdir_in("/tmp").expect("a temporary folder");
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).expect("own folder");
+        let mut cloud = Self {
+            folder,
+            options,
+            up: None,
+            bin: from_environment("LAMBDA_BIN_DIR"),
+            image: from_environment("LAMBDA_IMAGE_DIR"),
+        };
+        cloud.up();
+        cloud
+    }
+
+    /// The cloud's data folder.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("d")
+    }
+
+    /// A scratch folder beside it.
+    #[must_use]
+    pub fn scratch(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The image the suite runs on.
+    #[must_use]
+    pub fn image(&self) -> &Path {
+        &self.image
+    }
+
+    /// Starts the daemons (again) and waits until they are healthy.
+    ///
+    /// # Panics
+    /// When they are not within the bound; the message carries the log's end.
+    pub fn up(&mut self) {
+        let log = std::fs::File::create(self.folder.path().join("up.log")).expect("writable");
+        let mut command = Command::new(self.bin.join("lambdad"));
+        command.args(["up", "--data"]).arg(self.data()).args(["--listen", "127.0.0.1:0", "--images"]).arg(&self.image);
+        for (flag, value) in [("--qemu", &self.options.qemu), ("--swtpm", &self.options.swtpm)] {
+            if let Some(path) = value {
+                command.arg(flag).arg(path);
+            }
+        }
+        let endpoint = self.data().join("run/endpoint.json");
+        let _ = std::fs::remove_file(&endpoint);
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
+        self.up = Some(command.spawn().expect("lambdad starts"));
+        let log = self.folder.path().join("up.log");
+        wait_for("the daemons to be healthy", Duration::from_secs(90), || {
+            if endpoint.exists() { Ok(()) } else { Err(std::fs::read_to_string(&log).unwrap_or_default()) }
+        });
+    }
+
+    /// What `up` wrote about itself.
+    ///
+    /// # Panics
+    /// When the cloud is not up.
+    #[must_use]
+    pub fn endpoint(&self) -> serde_json::Value {
+        let bytes = std::fs::read(self.data().join("run/endpoint.json")).expect("the cloud is up");
+        serde_json::from_slice(&bytes).expect("JSON")
+    }
+
+    /// A customer with a project of its own, connected and trusting the suite's image.
+    ///
+    /// # Panics
+    /// When any step fails.
+    #[must_use]
+    pub fn customer(&self, name: &str) -> Customer {
+        let folder = self.folder.path().join(name);
+        std::fs::create_dir(&folder).expect("a new folder");
+        let key = folder.join("api.key");
+        let mut command = self.lambdad(["api-key", "create", "--project", "new", "--out"]);
+        command.arg(&key).arg("--data").arg(self.data());
+        let _ = finish(command, None, Duration::from_secs(30)).ok();
+        let endpoint = self.endpoint();
+        let customer = Customer {
+            config: folder.join("config"),
+            ssh_key: ssh_keygen(&folder, name),
+            lambda: self.bin.join("lambda"),
+        };
+        let field = |field: &str| endpoint[field].as_str().expect("a text field").to_owned();
+        let key = key.display().to_string();
+        let _ = customer.run(["connect", &field("gateway"), "--ca", &field("ca"), "--api-key-file", &key]).ok();
+        let _ = customer.run(["image", "trust", &self.image.display().to_string()]).ok();
+        customer
+    }
+
+    /// A command of the daemon.
+    pub fn lambdad<const N: usize>(&self, args: [&str; N]) -> Command {
+        let mut command = Command::new(self.bin.join("lambdad"));
+        command.args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// Process id of a role: `gateway`, `control` or `node`.
+    ///
+    /// # Panics
+    /// When the role is not there.
+    #[must_use]
+    pub fn pid(&self, role: &str) -> i32 {
+        let pid = self.endpoint()["pids"][role].as_i64().expect("a pid");
+        i32::try_from(pid).expect("a pid")
+    }
+
+    /// Sends a signal to a process.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    pub fn signal(pid: i32, signal: &str) {
+        let mut command = Command::new("kill");
+        command.args([&format!("-{signal}"), &pid.to_string()]);
+        let _ = finish(command, None, Duration::from_secs(5)).ok();
+    }
+
+    /// Stops `up` with SIGTERM and waits; guests stay.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn stop(&mut self) {
+        if let Some(mut up) = self.up.take() {
+            Self::signal(i32::try_from(up.id()).expect("a pid"), "TERM");
+            wait_for("lambdad up to end", Duration::from_secs(60), || {
+                up.try_wait().ok().flatten().map(|_| ()).ok_or_else(|| "running".into())
+            });
+        }
+    }
+
+    /// Tears everything down and checks that nothing is left on the host.
+    ///
+    /// # Panics
+    /// When something is.
+    pub fn down(&mut self) {
+        self.stop();
+        let mut command = self.lambdad(["down", "--data"]);
+        command.arg(self.data());
+        let _ = finish(command, None, Duration::from_secs(90)).ok();
+        assert_eq!(self.left_behind(), Vec::<String>::new(), "left behind after down");
+    }
+
+    /// Processes whose command line names this cloud's folder, and mounts inside it.
+    #[must_use]
+    pub fn left_behind(&self) -> Vec<String> {
+        let mark = self.data().display().to_string();
+        let mut left: Vec<String> = processes()
+            .into_iter()
+            .filter(|(_, command)| command.contains(&mark))
+            .map(|(pid, command)| format!("process {pid}: {command}"))
+            .collect();
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        left.extend(mounts.lines().filter(|line| line.contains(&mark)).map(|line| format!("mount {line}")));
+        left
+    }
+}
+
+/// Every process with its command line.
+#[must_use]
+pub fn processes() -> Vec<(i32, String)> {
+    std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter_map(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
+        })
+        .collect()
+}
+
+impl Drop for Cloud {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for log in ["up.log"] {
+                let text = std::fs::read_to_string(self.folder.path().join(log)).unwrap_or_default();
+                eprintln!("---- {log}\n{text}");
+            }
+            if let Some(mut up) = self.up.take() {
+                let _ = up.kill();
+                let _ = up.wait();
+            }
+            let mut command = self.lambdad(["down", "--data"]);
+            let _ = command.arg(self.data()).status();
+        } else {
+            self.down();
+        }
+    }
+}
+
+/// Waits until the node holds no instance folder; returns how many remain when the bound passes.
+#[must_use]
+pub fn volumes_left(cloud: &Cloud) -> usize {
+    let folder = cloud.data().join("node/instances");
+    wait_for("the node's instance folders to go", Duration::from_secs(60), || {
+        let left = std::fs::read_dir(&folder).map(|entries| entries.flatten().count()).unwrap_or(0);
+        if left == 0 { Ok(0) } else { Err(format!("{left} folders")) }
+    })
+}

@@ -1,0 +1,93 @@
+//! A hostile operator, one trick a test. Each is refused, and the failing check is named.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::path::PathBuf;
+
+use lambda_e2e::cloud::Options;
+use lambda_e2e::hostile::{self, Swap};
+use lambda_e2e::{Cloud, Customer, Output};
+
+/// A cloud whose node agent runs the wrapper in QEMU's place, and a customer.
+fn hostile_cloud() -> (Cloud, Customer, PathBuf, tempfile::TempDir) {
+    let folder = tempfile::Builder::new().prefix("lh").tempdir_in("/tmp").expect("a temporary folder");
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("own folder");
+    let wrapper = hostile::wrapper(folder.path());
+    let cloud = Cloud::start_with(Options { qemu: Some(wrapper.clone()), ..Options::default() });
+    let customer = cloud.customer("ada");
+    (cloud, customer, wrapper, folder)
+}
+
+/// The creation was refused by the customer's verifier, naming this check.
+fn refused_by(output: &Output, check: &str) {
+    assert_eq!(output.code, 3, "attestation refused:\n{}", output.all());
+    assert!(output.all().contains(check), "`{check}` is named:\n{}", output.all());
+}
+
+/// A world-readable copy of an image part.
+fn copy_of(cloud: &Cloud, folder: &tempfile::TempDir, part: &str) -> PathBuf {
+    let to = folder.path().join(part);
+    std::fs::copy(cloud.image().join(part), &to).expect("copied");
+    std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o644)).expect("own file");
+    to
+}
+
+fn flip(path: &std::path::Path, offset: u64) {
+    let file = OpenOptions::new().read(true).write(true).open(path).expect("opens");
+    let mut byte = [0u8];
+    file.read_exact_at(&mut byte, offset).expect("readable");
+    file.write_all_at(&[byte[0] ^ 1], offset).expect("writable");
+}
+
+#[test]
+fn another_initramfs_is_refused() {
+    let (cloud, customer, wrapper, folder) = hostile_cloud();
+    let initramfs = copy_of(&cloud, &folder, "initramfs");
+    // A second archive after the first: the guest works as before, with one more file in it.
+    let mut bytes = std::fs::read(&initramfs).expect("readable");
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes.extend_from_slice(b"07070100000000000000000000000000000000000000010000000000000000000000000000000000000000000000000000000b00000000TRAILER!!!\0\0\0\0");
+    std::fs::write(&initramfs, bytes).expect("writable");
+    hostile::set(&wrapper, &[Swap { flag: "-initrd", from: String::new(), to: initramfs.display().to_string() }]);
+    refused_by(&customer.create("web", &[]), "tpm.measured.initramfs");
+}
+
+#[test]
+fn another_command_line_is_refused() {
+    let (_cloud, customer, wrapper, _folder) = hostile_cloud();
+    hostile::set(&wrapper, &[Swap { flag: "-append", from: "quiet".into(), to: "quiet lambda.debug".into() }]);
+    refused_by(&customer.create("web", &[]), "tpm.measured.command-line");
+}
+
+#[test]
+fn another_root_file_system_is_refused() {
+    let (cloud, customer, wrapper, folder) = hostile_cloud();
+    let root = copy_of(&cloud, &folder, "root.img");
+    // The superblock of the file system: the very first block that the guest reads through dm-verity.
+    flip(&root, 1024 + 16);
+    let original = root_path(&cloud);
+    hostile::set(&wrapper, &[Swap { flag: "-blockdev", from: original, to: root.display().to_string() }]);
+    let output = customer.create("web", &[]);
+    assert_ne!(output.code, 0);
+    assert!(output.all().contains("root-integrity"), "the reason is named:\n{}", output.all());
+}
+
+/// Where the node agent keeps the root file system that it gives to QEMU.
+fn root_path(cloud: &Cloud) -> String {
+    let images = cloud.data().join("node/images");
+    let entry = std::fs::read_dir(&images).expect("images").flatten().next().expect("one image");
+    entry.path().join("root.img").display().to_string()
+}
+
+#[test]
+fn modified_firmware_is_refused() {
+    let (cloud, customer, wrapper, folder) = hostile_cloud();
+    let firmware = copy_of(&cloud, &folder, "firmware.fd");
+    lambda_e2e::hostile::patch_firmware(&firmware);
+    let original = root_path(&cloud).replace("root.img", "firmware.fd");
+    hostile::set(&wrapper, &[
+        Swap { flag: "-blockdev", from: original.clone(), to: firmware.display().to_string() },
+        Swap { flag: "-drive", from: original, to: firmware.display().to_string() },
+    ]);
+    refused_by(&customer.create("web", &[]), "tpm.measured.firmware");
+}
