@@ -27,6 +27,22 @@ pub enum Scope {
     Connect,
 }
 
+impl Scope {
+    /// Every scope.
+    pub const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Broker, Self::Connect];
+
+    /// The name, as in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Broker => "broker",
+            Self::Connect => "connect",
+        }
+    }
+}
+
 /// Who a request speaks for, once its key is known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -19,6 +19,8 @@ pub enum Code {
     Forbidden,
     /// No such resource for this caller. 404.
     NotFound,
+    /// The path exists, not with this method. 405.
+    MethodNotAllowed,
     /// The resource is in a state that refuses this. 409.
     Conflict,
     /// A request with this idempotency key is still running. 409.
@@ -54,6 +56,7 @@ impl Code {
             Self::Unauthenticated => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
             Self::Conflict | Self::IdempotencyInProgress => 409,
             Self::VersionMismatch => 412,
             Self::TooLarge => 413,
@@ -75,6 +78,7 @@ impl Code {
             Self::Unauthenticated => "An API key is required",
             Self::Forbidden => "The API key lacks the scope",
             Self::NotFound => "There is no such resource",
+            Self::MethodNotAllowed => "The path has no such method",
             Self::Conflict => "The resource's state refuses this",
             Self::IdempotencyInProgress => "A request with this idempotency key is running",
             Self::VersionMismatch => "The resource has changed",

@@ -182,13 +182,13 @@ mod tests {
     #[test]
     fn flipped_bits_and_truncations_are_refused() {
         let released = seal(&key_from(9).public(), &context(), &sample()).unwrap();
-        for bit in 0..256 {
+        for bit in (0..256).step_by(5) {
             let mut enc = released.encapsulated_key.clone();
             enc[bit / 8] ^= 1 << (bit % 8);
             // X25519 ignores the top bit of a coordinate, but the KEM hashes `enc` as sent.
             assert!(refused(open(key_from(9), &enc, &released.ciphertext, &context())), "enc bit {bit}");
         }
-        for byte in 0..released.ciphertext.len() {
+        for byte in (0..released.ciphertext.len()).step_by(7) {
             let mut ciphertext = released.ciphertext.clone();
             ciphertext[byte] ^= 0x80;
             assert!(refused(open(key_from(9), &released.encapsulated_key, &ciphertext, &context())), "byte {byte}");

@@ -9,10 +9,8 @@ use zeroize::Zeroizing;
 pub fn kdfa<const N: usize>(key: &[u8], label: &str, context_u: &[u8], context_v: &[u8]) -> Zeroizing<[u8; N]> {
     const { assert!(N <= 32) };
     let bits = u32::try_from(N).unwrap_or(0).saturating_mul(8);
-    let block = hmac_sha256(
-        key,
-        &[&1u32.to_be_bytes(), label.as_bytes(), &[0], context_u, context_v, &bits.to_be_bytes()],
-    );
+    let block =
+        hmac_sha256(key, &[&1u32.to_be_bytes(), label.as_bytes(), &[0], context_u, context_v, &bits.to_be_bytes()]);
     first(&block)
 }
 

@@ -174,10 +174,8 @@ impl Public {
     #[must_use]
     pub fn matches_template(&self, template: &Self) -> bool {
         let mut mine = self.clone();
-        if let (
-            PublicKeyArea::EccP256 { x, y, .. },
-            PublicKeyArea::EccP256 { x: template_x, y: template_y, .. },
-        ) = (&mut mine.key, &template.key)
+        if let (PublicKeyArea::EccP256 { x, y, .. }, PublicKeyArea::EccP256 { x: template_x, y: template_y, .. }) =
+            (&mut mine.key, &template.key)
         {
             *x = *template_x;
             *y = *template_y;

@@ -60,11 +60,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn finish(self) -> Result<(), Error> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::Trailing { what: self.what, count: self.rest.len() })
-        }
+        if self.rest.is_empty() { Ok(()) } else { Err(Error::Trailing { what: self.what, count: self.rest.len() }) }
     }
 }
 

@@ -74,10 +74,7 @@ fn a_quote_carries_what_was_asked_and_verifies_under_the_attestation_key() {
     assert_eq!(quote.magic, lambda_tpm::quote::MAGIC);
     assert_eq!(quote.extra_data, [9; 64]);
     assert!(quote.selection.is_lambda());
-    assert_eq!(
-        quote.qualified_signer,
-        ak.public.qualified_name_under(lambda_tpm::command::ENDORSEMENT).unwrap()
-    );
+    assert_eq!(quote.qualified_signer, ak.public.qualified_name_under(lambda_tpm::command::ENDORSEMENT).unwrap());
     assert_eq!(quote.clock.restart_count, 0);
 
     let Signature::EcdsaP256 { hash: alg::SHA256, r, s } = Signature::parse(&quoted.signature).unwrap() else {

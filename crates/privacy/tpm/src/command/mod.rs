@@ -119,7 +119,10 @@ impl<T: Transport> Tpm<T> {
         if success == 1 {
             Ok(())
         } else {
-            Err(Error::Malformed { what: "TPM2_PCR_Allocate", why: "the TPM has no room for a SHA-256 bank of 24 PCRs" })
+            Err(Error::Malformed {
+                what: "TPM2_PCR_Allocate",
+                why: "the TPM has no room for a SHA-256 bank of 24 PCRs",
+            })
         }
     }
 
@@ -170,12 +173,7 @@ impl<T: Transport> Tpm<T> {
     pub fn create_primary(&mut self, hierarchy: u32, template: &Public) -> Result<Key, Error> {
         let what = "TPM2_CreatePrimary";
         let sensitive = Writer::new().u16(0).u16(0).done();
-        let parameters = Writer::new()
-            .sized(what, &sensitive)?
-            .sized(what, &template.encode()?)?
-            .u16(0)
-            .u32(0)
-            .done();
+        let parameters = Writer::new().sized(what, &sensitive)?.sized(what, &template.encode()?)?.u16(0).u32(0).done();
         let mut reply = self.run(what, 0x0131, &[hierarchy], &[PASSWORD], &parameters, 1)?;
         let handle = reply.handle()?;
         let public = reply.reader().and_then(|mut reader| Public::parse(reader.sized(MAX_MESSAGE_BYTES)?))?;
@@ -252,13 +250,8 @@ impl<T: Transport> Tpm<T> {
         const TYPE_POLICY: u8 = 1;
         let what = "TPM2_StartAuthSession";
         // Nothing is encrypted or authenticated with this session's key, so its nonce needs no secrecy and no freshness.
-        let parameters = Writer::new()
-            .sized(what, &[0; 16])?
-            .u16(0)
-            .u8(TYPE_POLICY)
-            .u16(alg::NULL)
-            .u16(alg::SHA256)
-            .done();
+        let parameters =
+            Writer::new().sized(what, &[0; 16])?.u16(0).u8(TYPE_POLICY).u16(alg::NULL).u16(alg::SHA256).done();
         let mut reply = self.run(what, 0x0176, &[NULL, NULL], &[], &parameters, 1)?;
         reply.handle()
     }
@@ -295,7 +288,8 @@ impl<T: Transport> Tpm<T> {
             }
             for index in indices {
                 let digest = reader.sized(32)?;
-                let digest = digest.try_into().map_err(|_| Error::Malformed { what, why: "a digest is not 32 bytes" })?;
+                let digest =
+                    digest.try_into().map_err(|_| Error::Malformed { what, why: "a digest is not 32 bytes" })?;
                 values.insert(index, digest);
             }
             reader.finish()?;

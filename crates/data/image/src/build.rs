@@ -1,0 +1,198 @@
+//! Building an image from Debian packages.
+
+use std::path::{Path, PathBuf};
+
+use lambda_types::image::{ImageManifest, file};
+
+use crate::Progress;
+use crate::apt::{self, Mirrors};
+use crate::error::{Error, Result};
+use crate::initramfs;
+use crate::lock::{Lock, Use};
+use crate::manifest::{self, Identity};
+use crate::modules;
+use crate::packages::{Packages, default_cache};
+use crate::root;
+
+/// What to build.
+#[derive(Debug, Clone)]
+pub struct BuildOptions {
+    /// Name of the release, for example `debian-12`.
+    pub release: String,
+    /// The image folder; made, or its files replaced.
+    pub out: PathBuf,
+    /// The static `lambda-guest` program that becomes `/init`.
+    pub guest_binary: PathBuf,
+    /// A lock file to build from; the one that ships with this crate otherwise.
+    pub lock: Option<PathBuf>,
+    /// Ignore the lock and resolve what the mirror has.
+    pub relock: bool,
+    /// Where packages are cached.
+    pub cache: PathBuf,
+    /// Where packages come from.
+    pub mirrors: Mirrors,
+}
+
+impl BuildOptions {
+    /// The usual options.
+    #[must_use]
+    pub fn new(release: impl Into<String>, out: impl Into<PathBuf>, guest_binary: impl Into<PathBuf>) -> Self {
+        Self {
+            release: release.into(),
+            out: out.into(),
+            guest_binary: guest_binary.into(),
+            lock: None,
+            relock: false,
+            cache: default_cache(),
+            mirrors: Mirrors::default(),
+        }
+    }
+}
+
+/// Builds an image folder.
+///
+/// Needs root, and `mmdebstrap`, `erofs-utils`, `dpkg` and `apt` on the host. Every file is written under a temporary
+/// name first, so a build that fails leaves an existing image as it was.
+///
+/// # Errors
+/// When a package cannot be had, a host program is missing or fails, or the result cannot be measured.
+pub fn build(options: &BuildOptions, progress: &mut dyn FnMut(Progress)) -> Result<ImageManifest> {
+    let release = apt::release(&options.release)?;
+    let lock = match &options.lock {
+        _ if options.relock => apt::resolve(release, &options.mirrors, progress)?,
+        Some(path) => Lock::parse(&std::fs::read(path).map_err(Error::io("reading", path))?)?,
+        None => Lock::shipped(&options.release)?,
+    };
+    if lock.release != options.release {
+        return Err(Error::Lock(format!("it is for `{}`, not `{}`", lock.release, options.release)));
+    }
+    let guest = read_guest(&options.guest_binary)?;
+    let packages = Packages::fetch(lock, &options.mirrors, &options.cache, progress)?;
+
+    let staging = Staging::new(&options.out)?;
+    let work = staging.dir.path().join("work");
+    let target = staging.dir.path().join("image");
+    for dir in [&work, &target] {
+        std::fs::create_dir_all(dir).map_err(Error::io("creating", dir))?;
+    }
+    let root = work.join("root");
+    root::install(&packages, &root, &work, progress)?;
+    let verity = root::pack(&root, &target.join(file::ROOT), packages.lock.date, progress)?;
+
+    progress(Progress::step("building the initramfs"));
+    boot_parts(&packages, guest, &work, &target)?;
+    write(&target.join(file::LOCK), &packages.lock.to_bytes()?)?;
+    progress(Progress::step("computing the launch measurements"));
+    let identity = Identity { name: packages.lock.release.clone(), version: packages.lock.version(), verity };
+    let manifest = manifest::write(&target, identity)?;
+    staging.publish(&target)?;
+    Ok(manifest)
+}
+
+/// Replaces the guest program of an image that was built from packages: rebuilds `initramfs` and `image.json`, and
+/// keeps the other parts. The packages come from the cache.
+///
+/// # Errors
+/// As [`build`]; also when the image has no package lock.
+pub fn replace_guest(dir: &Path, guest_binary: &Path, progress: &mut dyn FnMut(Progress)) -> Result<ImageManifest> {
+    let (_, old) = manifest::load(dir)?;
+    let path = dir.join(file::LOCK);
+    let lock = Lock::parse(&std::fs::read(&path).map_err(Error::io("reading", &path))?)?;
+    let guest = read_guest(guest_binary)?;
+    let packages = Packages::fetch(lock, &Mirrors::default(), &default_cache(), progress)?;
+    let staging = Staging::new(dir)?;
+    let work = staging.dir.path().join("work");
+    let target = staging.dir.path().join("image");
+    for folder in [&work, &target] {
+        std::fs::create_dir_all(folder).map_err(Error::io("creating", folder))?;
+    }
+    boot_parts(&packages, guest, &work, &target)?;
+    for name in [file::ROOT, file::LOCK] {
+        let (from, to) = (dir.join(name), target.join(name));
+        std::fs::hard_link(&from, &to)
+            .or_else(|_| std::fs::copy(&from, &to).map(|_| ()))
+            .map_err(Error::io("copying", &from))?;
+    }
+    let identity = Identity { name: old.name, version: old.version, verity: old.verity };
+    let manifest = manifest::write(&target, identity)?;
+    staging.publish(&target)?;
+    Ok(manifest)
+}
+
+/// Kernel, firmware and initramfs.
+fn boot_parts(packages: &Packages, guest: Vec<u8>, work: &Path, target: &Path) -> Result<()> {
+    let unpacked = |what: Use, name: &str| -> Result<PathBuf> {
+        let dir = work.join(name);
+        packages.unpack(what, &dir)?;
+        Ok(dir)
+    };
+    let version = packages
+        .lock
+        .only(Use::Kernel)?
+        .name
+        .strip_prefix("linux-image-")
+        .ok_or_else(|| Error::Lock("its kernel package is not a linux-image".into()))?
+        .to_owned();
+    let kernel = unpacked(Use::Kernel, "kernel")?;
+    copy(&kernel.join(format!("boot/vmlinuz-{version}")), &target.join(file::KERNEL))?;
+    let folder = ["usr/lib/modules", "lib/modules"]
+        .iter()
+        .map(|folder| kernel.join(folder).join(&version))
+        .find(|folder| folder.is_dir())
+        .ok_or_else(|| Error::Content(format!("the kernel package has no modules for {version}")))?;
+    let modules = modules::select(&folder)?;
+
+    packages.lock.only(Use::Firmware)?;
+    let firmware = unpacked(Use::Firmware, "firmware")?;
+    copy(&firmware.join("usr/share/OVMF/OVMF_CODE_4M.fd"), &target.join(file::FIRMWARE))?;
+
+    let tools = unpacked(Use::Initramfs, "tools")?;
+    write(&target.join(file::INITRAMFS), &initramfs::build(guest, modules, &tools)?)
+}
+
+/// Reads the guest program and refuses one that could not run alone.
+pub(crate) fn read_guest(path: &Path) -> Result<Vec<u8>> {
+    let bytes = std::fs::read(path).map_err(Error::io("reading the guest program", path))?;
+    match crate::elf::needs(&bytes) {
+        Some(needs) if needs.interpreter.is_none() && needs.libraries.is_empty() => Ok(bytes),
+        _ => Err(Error::Content(format!("`{}` is not a static ELF program", path.display()))),
+    }
+}
+
+/// A folder beside the image folder; removed at the end, whatever happens.
+pub(crate) struct Staging {
+    pub(crate) dir: tempfile::TempDir,
+    out: PathBuf,
+}
+
+impl Staging {
+    pub(crate) fn new(out: &Path) -> Result<Self> {
+        std::fs::create_dir_all(out).map_err(Error::io("creating", out))?;
+        let dir = tempfile::Builder::new()
+            .prefix(".building-")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .tempdir_in(out)
+            .map_err(Error::io("creating a folder in", out))?;
+        Ok(Self { dir, out: out.to_path_buf() })
+    }
+
+    /// Moves the parts to the image folder, the manifest last.
+    pub(crate) fn publish(self, from: &Path) -> Result<()> {
+        for name in [file::KERNEL, file::INITRAMFS, file::ROOT, file::FIRMWARE, file::LOCK, file::MANIFEST] {
+            let (source, target) = (from.join(name), self.out.join(name));
+            if source.exists() {
+                std::fs::rename(&source, &target).map_err(Error::io("moving a part to", &target))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let bytes = std::fs::read(from).map_err(Error::io("reading", from))?;
+    write(to, &bytes)
+}
+
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).map_err(Error::io("writing", path))
+}

@@ -1,0 +1,52 @@
+//! `lambda broker run`: unattended release under one policy.
+
+use std::path::Path;
+
+use lambda_sdk::broker::Event;
+use lambda_sdk::broker::daemon::{self, Notice};
+use lambda_sdk::policies;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::commands::attest::summary;
+use crate::commands::customer;
+use crate::exit::Failure;
+use crate::output;
+
+/// Runs until SIGTERM or SIGINT. One line an event, on standard output.
+pub(crate) async fn run(policy: &Path) -> Result<(), Failure> {
+    let customer = customer()?;
+    customer.check_platform().await?;
+    let broker = customer.broker(Some(policies::load_file(policy)?));
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::other)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::other)?;
+    let shutdown = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    output::line("watching; stop with Ctrl-C")?;
+    let mut closed = None;
+    daemon::run(&broker, shutdown, &mut |notice| {
+        if let Some(text) = describe(&notice)
+            && let Err(failure) = output::line(&text)
+        {
+            closed = Some(failure);
+        }
+    })
+    .await;
+    closed.map_or(Ok(()), Err)
+}
+
+fn describe(notice: &Notice) -> Option<String> {
+    Some(match notice {
+        Notice::Event(id, Event::Challenged) => format!("{id} challenged"),
+        Notice::Event(id, Event::Attested(verdict)) => format!("{id} attested: {}", summary(verdict)),
+        Notice::Event(id, Event::Released) => format!("{id} released"),
+        Notice::Event(id, Event::Refused(verdict)) => format!("{id} refused: {}", summary(verdict)),
+        Notice::Event(id, Event::PinStored) => format!("{id} pinned its volume's header"),
+        Notice::Event(_, _) => return None,
+        Notice::Failed(id, error) => format!("{id} cannot be served: {error}"),
+        Notice::Away(error) => format!("waiting for the cloud: {error}"),
+    })
+}

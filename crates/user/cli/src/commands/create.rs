@@ -1,0 +1,147 @@
+//! `lambda instance create|start|restart`: the changes that end in a release, with every step shown as it happens.
+
+use std::path::Path;
+use std::time::Duration;
+
+use lambda_sdk::broker::Event;
+use lambda_sdk::customer::NewInstance;
+use lambda_sdk::{Customer, images, policies};
+use lambda_types::InstanceId;
+use lambda_types::instance::VOLUME_GIB;
+
+use crate::args::{Create, Format, Run};
+use crate::commands::attest::summary;
+use crate::commands::customer;
+use crate::commands::instance::View;
+use crate::exit::Failure;
+use crate::output;
+use crate::progress::Progress;
+
+/// Longest user data script, bytes.
+const USER_DATA_BYTES: u64 = 32 * 1024;
+
+/// `lambda instance create`.
+pub(crate) async fn create(format: Format, args: &Create) -> Result<(), Failure> {
+    if !VOLUME_GIB.contains(&args.volume_gib) {
+        let message = format!("--volume-gib must be {} to {}", VOLUME_GIB.start(), VOLUME_GIB.end());
+        return Err(Failure::usage(message));
+    }
+    let customer = customer()?;
+    customer.check_platform().await?;
+    let policy = args.policy.as_deref().map(policies::load_file).transpose()?;
+    let mut progress = Progress::start();
+    let instance = customer.create(new_instance(&customer, args).await?).await?;
+    progress
+        .done("sealed", "volume key, hostname, SSH keys, user data, name and tags; the cloud stores only ciphertext");
+    if !args.wait.detach {
+        serve(&customer, instance.id, policy, args.wait.timeout, &mut progress).await?;
+    }
+    progress.finish();
+    show(format, &customer, instance.id).await
+}
+
+/// `lambda instance start`.
+pub(crate) async fn start(format: Format, args: &Run) -> Result<(), Failure> {
+    let customer = customer()?;
+    customer.check_platform().await?;
+    let id = customer.find(&args.name.instance).await?.instance.id;
+    customer.client.start_instance(id).await?;
+    boot(format, &customer, id, args).await
+}
+
+/// `lambda instance restart`.
+pub(crate) async fn restart(format: Format, args: &Run) -> Result<(), Failure> {
+    let customer = customer()?;
+    customer.check_platform().await?;
+    let id = customer.find(&args.name.instance).await?.instance.id;
+    customer.client.restart_instance(id).await?;
+    boot(format, &customer, id, args).await
+}
+
+async fn boot(format: Format, customer: &Customer, id: InstanceId, args: &Run) -> Result<(), Failure> {
+    if !args.wait.detach {
+        let mut progress = Progress::start();
+        serve(customer, id, None, args.wait.timeout, &mut progress).await?;
+    }
+    show(format, customer, id).await
+}
+
+async fn show(format: Format, customer: &Customer, id: InstanceId) -> Result<(), Failure> {
+    output::print(format, &View::new(&customer.find(&id.to_string()).await?))
+}
+
+/// Releases the instance's keys once its evidence is accepted, showing each step.
+async fn serve(
+    customer: &Customer,
+    id: InstanceId,
+    policy: Option<lambda_attest::Policy>,
+    timeout: Duration,
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    let served = customer.serve(id, policy, timeout, &mut |event| step(progress, &event)).await;
+    progress.finish();
+    served.map(|_| ()).map_err(|error| {
+        let mut failure = Failure::from(error);
+        failure.message = format!("{}\n`lambda instance why {id}` says more", failure.message);
+        failure
+    })
+}
+
+fn step(progress: &mut Progress, event: &Event) {
+    match event {
+        Event::Placed { node } => {
+            progress.done("placed", &node.map_or_else(|| "a node was chosen".into(), |node| format!("on {node}")));
+        }
+        Event::Booting => {
+            progress.done("booting", "firmware measures kernel, initramfs and command line into the vTPM")
+        }
+        Event::Challenged => {
+            progress.note("the guest was challenged: a fresh nonce, and a credential that only its vTPM can open")
+        }
+        Event::Attested(verdict) => {
+            progress.done("attested", &summary(verdict));
+            progress.note(verdict.tier_statement());
+        }
+        Event::Released => progress.done("released", "secrets encrypted to the attested key (HPKE), once"),
+        Event::Refused(verdict) => progress.note(&summary(verdict)),
+        Event::PinStored => progress.note("the new volume's header is pinned in the sealed secrets"),
+        Event::Unlocked => progress.done("unlocked", "LUKS2, AES-256-GCM with integrity"),
+        Event::Ready => progress.done("ready", "SSH answers with the attested host key"),
+        Event::Waiting(what) => progress.waiting(what),
+    }
+}
+
+async fn new_instance(customer: &Customer, args: &Create) -> Result<NewInstance, Failure> {
+    let trusted = images::list(&customer.folder)?;
+    let image = images::choose(&trusted, &customer.client.images().await?, &args.image)?;
+    let mut authorized_keys = Vec::new();
+    for path in &args.ssh_keys {
+        let text = String::from_utf8(read(path, USER_DATA_BYTES)?)
+            .map_err(|_| Failure::usage(format!("{} is not an SSH public key file", path.display())))?;
+        if text.contains("PRIVATE KEY") {
+            return Err(Failure::usage(format!("{} is a private key; give its .pub file", path.display())));
+        }
+        authorized_keys.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
+    }
+    Ok(NewInstance {
+        name: args.name.clone(),
+        description: args.description.clone(),
+        tags: args.tags.iter().cloned().collect(),
+        shape: args.shape,
+        image,
+        volume_gib: args.volume_gib,
+        hostname: args.hostname.clone(),
+        authorized_keys,
+        user_data: args.user_data.as_deref().map(|path| read(path, USER_DATA_BYTES)).transpose()?,
+        environment: args.environment.iter().cloned().collect(),
+    })
+}
+
+fn read(path: &Path, most: u64) -> Result<Vec<u8>, Failure> {
+    let failed = |error| Failure::usage(format!("cannot read {}: {error}", path.display()));
+    let size = std::fs::metadata(path).map_err(failed)?.len();
+    if size > most {
+        return Err(Failure::usage(format!("{} has {size} bytes; at most {most} are possible", path.display())));
+    }
+    std::fs::read(path).map_err(failed)
+}

@@ -1,0 +1,110 @@
+//! Re-attestation: a fresh challenge to a guest that already runs. Nothing is released.
+
+use std::time::Duration;
+
+use lambda_attest::Verdict;
+use lambda_types::instance::InstanceState;
+use lambda_types::mailbox::Message;
+use lambda_types::session::{FromGuest, Hello, ToGuest};
+use lambda_types::{BootId, Code, InstanceId};
+
+use super::answer::{check_hello, parse, remember, unreadable};
+use super::judge::{Judge, Judged};
+use super::{Engine, inconsistent};
+use crate::{Error, wait};
+
+/// How long one read of the mailbox waits for news.
+const LONG_POLL: Duration = Duration::from_secs(10);
+
+impl<J: Judge> Engine<J> {
+    pub(super) async fn attest(&self, id: InstanceId, timeout: Duration) -> Result<Verdict, Error> {
+        let mut last = "no answer yet".to_owned();
+        match tokio::time::timeout(timeout, self.attest_unbounded(id, &mut last)).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::Timeout { what: format!("fresh evidence from {id}"), waited: timeout, last }),
+        }
+    }
+
+    async fn attest_unbounded(&self, id: InstanceId, last: &mut String) -> Result<Verdict, Error> {
+        let instance = self.client.instance(id).await?;
+        if instance.state != InstanceState::Ready {
+            let state = wait::describe(&instance);
+            return Err(Error::Usage(format!("only a ready instance can be attested again; {id} is in {state}")));
+        }
+        let policy = self.policies.get(instance.image)?;
+        loop {
+            let read = self.client.read_mailbox(id, None, 0, Duration::ZERO).await?;
+            let Some(message) = read.guest else {
+                *last = "the guest has not said anything yet".into();
+                tokio::time::sleep(crate::customer::POLL).await;
+                continue;
+            };
+            let hello = self.hello(id, &message)?;
+            let (challenge, outstanding) = self.judge.challenge(&hello, &policy)?;
+            if !self.post(id, message.boot, message.seq, &ToGuest::Challenge(challenge)).await? {
+                continue;
+            }
+            *last = "the challenge was posted, and the guest has not answered".into();
+            let Some((hello, evidence)) = self.evidence(id, message.boot, message.seq).await? else { continue };
+            let previous = self.records.load(id)?.clock;
+            match self.judge.judge(&hello, &evidence, &outstanding, previous.as_ref(), &policy) {
+                Judged::Accepted(verdict, accepted) => {
+                    self.records.update(id, |record| {
+                        remember(record, message.boot, &hello, &accepted, &verdict);
+                        Ok(())
+                    })?;
+                    return Ok(*verdict);
+                }
+                Judged::Rejected(verdict) | Judged::OtherChallenge(verdict) => {
+                    self.records.update(id, |record| {
+                        record.refused = Some(Verdict::clone(&verdict));
+                        Ok(())
+                    })?;
+                    return Ok(*verdict);
+                }
+                Judged::Unreadable(detail) => {
+                    return Err(unreadable(&detail));
+                }
+            }
+        }
+    }
+
+    /// The guest's keys: from its latest message, else from this machine's record of the same boot.
+    fn hello(&self, id: InstanceId, message: &Message) -> Result<Hello, Error> {
+        let hello = match parse(message)? {
+            FromGuest::Hello(hello) | FromGuest::Evidence { hello, .. } => hello,
+            FromGuest::Report { .. } => {
+                let attested = self.records.load(id)?.attested.filter(|attested| attested.boot == message.boot);
+                attested.map(|attested| attested.hello).ok_or_else(|| {
+                    inconsistent(id, "this machine does not know the keys of its first boot; restart it, or attest it from the machine that created it")
+                })?
+            }
+        };
+        check_hello(&hello, id, message.boot)?;
+        Ok(hello)
+    }
+
+    /// Evidence newer than `after`; `None` when the guest has booted again.
+    async fn evidence(&self, id: InstanceId, boot: BootId, after: u64) -> Result<Option<(Hello, Vec<u8>)>, Error> {
+        loop {
+            let read = match self.client.read_mailbox(id, Some(boot), after, LONG_POLL).await {
+                Ok(read) => read,
+                Err(error) if error.code() == Some(Code::Conflict) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let Some(message) = read.guest.filter(|message| message.seq > after || message.boot != boot) else {
+                continue;
+            };
+            if message.boot != boot {
+                return Ok(None);
+            }
+            return match parse(&message)? {
+                FromGuest::Evidence { hello, evidence } => {
+                    check_hello(&hello, id, boot)?;
+                    Ok(Some((hello, evidence.0)))
+                }
+                FromGuest::Hello(_) | FromGuest::Report { .. } => Ok(None),
+            };
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! What a customer does with instances, as one type: the commands of the CLI are thin over this.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use lambda_attest::{Policy, Verdict};
+use lambda_crypto::{InstanceSecrets, Metadata};
+use lambda_types::instance::{CreateInstance, Instance, InstanceState};
+use lambda_types::shape::{LaunchProfile, Shape};
+use lambda_types::{Code, InstanceId, Problem};
+use zeroize::Zeroizing;
+
+use crate::broker::{Event, PolicySource};
+use crate::config::{ApiKey, Config, Folder};
+use crate::images::Trusted;
+use crate::resolve::{self, Known};
+use crate::state::{Attestation, Records, Wanted};
+use crate::{Broker, Client, Error, Keyring, files, wait};
+
+/// How often a state is asked for while a person waits.
+pub(crate) const POLL: Duration = Duration::from_millis(250);
+
+/// One customer: configuration, API client, keys and records.
+pub struct Customer {
+    /// Where everything is.
+    pub folder: Folder,
+    /// Endpoint and pins.
+    pub config: Config,
+    /// The API.
+    pub client: Client,
+    /// The project keys.
+    pub keyring: Arc<Keyring>,
+    /// What was attested.
+    pub records: Records,
+}
+
+/// An instance to be created.
+pub struct NewInstance {
+    /// What commands call it.
+    pub name: String,
+    /// Free text.
+    pub description: String,
+    /// Free pairs.
+    pub tags: BTreeMap<String, String>,
+    /// Size.
+    pub shape: Shape,
+    /// A trusted image.
+    pub image: Trusted,
+    /// Volume size, GiB.
+    pub volume_gib: u32,
+    /// Host name in the guest; made from the name when left out.
+    pub hostname: Option<String>,
+    /// Lines for `authorized_keys`.
+    pub authorized_keys: Vec<String>,
+    /// A script for the first boot.
+    pub user_data: Option<Vec<u8>>,
+    /// The guest's environment.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// How OpenSSH recognises an instance without trust on first use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshTarget {
+    /// For `HostKeyAlias`.
+    pub alias: String,
+    /// For `UserKnownHostsFile`; holds the attested key alone.
+    pub known_hosts: PathBuf,
+}
+
+impl Customer {
+    /// The connected customer of a configuration folder.
+    ///
+    /// # Errors
+    /// When it was never connected, or a file is damaged.
+    pub fn open(folder: &Folder) -> Result<Self, Error> {
+        let config = Config::load(folder)?;
+        let client = Client::new(&config, &ApiKey::load(folder)?)?;
+        let keyring = Arc::new(Keyring::load(folder)?);
+        Ok(Self { folder: folder.clone(), config, client, keyring, records: Records::open(folder)? })
+    }
+
+    /// A key broker; under this policy, or for each instance under its image's.
+    #[must_use]
+    pub fn broker(&self, policy: Option<Policy>) -> Broker {
+        let source = match policy {
+            Some(policy) => PolicySource::Fixed(Box::new(policy)),
+            None => PolicySource::PerImage { folder: self.folder.clone(), platform: self.config.platform.clone() },
+        };
+        Broker::new(self.client.clone(), self.keyring.clone(), self.records.clone(), source)
+    }
+
+    /// Refuses a cloud that presents another platform CA than the pinned one.
+    ///
+    /// # Errors
+    /// When it does, or does not answer.
+    pub async fn check_platform(&self) -> Result<(), Error> {
+        self.config.check_platform(&self.client.platform().await?)
+    }
+
+    /// Every instance.
+    ///
+    /// # Errors
+    /// When the API does not answer.
+    pub async fn all(&self) -> Result<Vec<Known>, Error> {
+        resolve::all(&self.client, &self.keyring).await
+    }
+
+    /// The instance with this name, id or beginning of an id.
+    ///
+    /// # Errors
+    /// When there is none or more than one.
+    pub async fn find(&self, query: &str) -> Result<Known, Error> {
+        resolve::find(&self.client, &self.keyring, query).await
+    }
+
+    /// Seals and sends a creation. The name must not be in use.
+    ///
+    /// # Errors
+    /// When a value is out of bounds, the name is taken, or the API refuses.
+    pub async fn create(&self, new: NewInstance) -> Result<Instance, Error> {
+        let taken = self.all().await?.into_iter().find(|known| known.name() == new.name);
+        if let Some(known) = taken {
+            let detail = format!("the name `{}` is in use by {}; choose another", new.name, known.instance.id);
+            return Err(Error::Api(Box::new(Problem::new(Code::Conflict, detail))));
+        }
+        let body = seal_new(&self.keyring, new)?;
+        let wanted = Wanted { image: body.image, shape: body.shape };
+        self.records.update(body.id, |record| {
+            record.wanted = Some(wanted);
+            Ok(())
+        })?;
+        self.client.create_instance(&body).await
+    }
+
+    /// Serves an instance's guest until it is ready: challenge, verdict, release, pin.
+    ///
+    /// # Errors
+    /// When the evidence is refused, the instance fails, or the bound passes.
+    pub async fn serve(
+        &self,
+        id: InstanceId,
+        policy: Option<Policy>,
+        timeout: Duration,
+        events: &mut (dyn FnMut(Event) + Send),
+    ) -> Result<Instance, Error> {
+        self.broker(policy).serve_instance(id, timeout, events).await
+    }
+
+    /// Waits until an instance is off.
+    ///
+    /// # Errors
+    /// When the bound passes: says what was last seen.
+    pub async fn wait_stopped(&self, id: InstanceId, timeout: Duration) -> Result<Instance, Error> {
+        let off = |instance: &Instance| matches!(instance.state, InstanceState::Stopped | InstanceState::Failed);
+        match self.poll(id, timeout, "the instance to stop", off).await? {
+            Some(instance) => Ok(instance),
+            None => Err(Error::NoInstance(id.to_string())),
+        }
+    }
+
+    /// Waits until an instance is gone, and forgets it here.
+    ///
+    /// # Errors
+    /// When the bound passes: says what was last seen.
+    pub async fn wait_deleted(&self, id: InstanceId, timeout: Duration) -> Result<(), Error> {
+        self.poll(id, timeout, "the instance to be removed", |_| false).await?;
+        self.records.forget(id)
+    }
+
+    /// Asks for the instance until `done`, or until there is none.
+    async fn poll(
+        &self,
+        id: InstanceId,
+        timeout: Duration,
+        what: &str,
+        done: impl Fn(&Instance) -> bool,
+    ) -> Result<Option<Instance>, Error> {
+        let mut last = "nothing".to_owned();
+        let seen = &mut last;
+        let poll = async {
+            loop {
+                match self.client.instance_if_there(id).await? {
+                    None => return Ok(None),
+                    Some(instance) if done(&instance) => return Ok(Some(instance)),
+                    Some(instance) => *seen = wait::describe(&instance),
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        match tokio::time::timeout(timeout, poll).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::Timeout { what: what.to_owned(), waited: timeout, last }),
+        }
+    }
+
+    /// Asks a running instance for fresh evidence and judges it.
+    ///
+    /// # Errors
+    /// When it is not running, does not answer, or its identity is refused. A verdict that is not accepted is no error.
+    pub async fn attest(&self, id: InstanceId, policy: Option<Policy>, timeout: Duration) -> Result<Verdict, Error> {
+        self.broker(policy).attest(id, timeout).await
+    }
+
+    /// Makes `known_hosts` for the boot that runs, from its evidence. Attests anew when this boot's key is not on record.
+    ///
+    /// # Errors
+    /// When the instance does not run, or its evidence is refused.
+    pub async fn ssh_target(&self, instance: &Instance, timeout: Duration) -> Result<SshTarget, Error> {
+        let id = instance.id;
+        let Some(boot) = instance.boot.filter(|_| instance.state == InstanceState::Ready) else {
+            let state = wait::describe(instance);
+            return Err(Error::Usage(format!("{id} is not ready: {state}; `lambda instance start` starts it")));
+        };
+        let on_record = |records: &Records| -> Result<Option<Attestation>, Error> {
+            Ok(records.load(id)?.attested.filter(|attested| attested.boot == boot))
+        };
+        let attested = match on_record(&self.records)? {
+            Some(attested) => attested,
+            None => {
+                let verdict = self.attest(id, None, timeout).await?;
+                if !verdict.accepted() {
+                    return Err(Error::Refused(Box::new(verdict)));
+                }
+                on_record(&self.records)?.ok_or_else(|| Error::Inconsistent {
+                    instance: id,
+                    detail: "it booted again while it was being attested; try again".into(),
+                })?
+            }
+        };
+        let alias = id.to_string();
+        let known_hosts = self.records.known_hosts(id);
+        files::write(&known_hosts, known_hosts_line(&alias, attested.ssh_host_key.as_slice())?.as_bytes())?;
+        Ok(SshTarget { alias, known_hosts })
+    }
+}
+
+/// The body of a creation: everything that names or opens something is sealed here.
+fn seal_new(keyring: &Keyring, new: NewInstance) -> Result<CreateInstance, Error> {
+    let NewInstance {
+        name,
+        description,
+        tags,
+        shape,
+        image,
+        volume_gib,
+        hostname,
+        authorized_keys,
+        user_data,
+        environment,
+    } = new;
+    let hostname = hostname.unwrap_or_else(|| hostname_from(&name));
+    let metadata = Metadata { name, tags, description };
+    metadata.check().map_err(usage)?;
+    if !image.manifest.expected.tpm.contains_key(&shape) {
+        return Err(Error::Usage(format!(
+            "image `{}` has no reference values for shape `{shape}`",
+            image.manifest.name
+        )));
+    }
+    let id = InstanceId::random().map_err(|error| Error::crypto("randomness")(error.into()))?;
+    let mut secrets = InstanceSecrets::new(&hostname).map_err(Error::crypto("cannot make the volume key"))?;
+    secrets.authorized_keys = authorized_keys.into_iter().map(Zeroizing::new).collect();
+    secrets.user_data = user_data.map(Zeroizing::new);
+    secrets.environment = environment.into_iter().map(|(key, value)| (key, Zeroizing::new(value))).collect();
+    secrets.check().map_err(usage)?;
+    Ok(CreateInstance {
+        id,
+        shape,
+        image: image.id,
+        profile: LaunchProfile::Tpm,
+        volume_gib,
+        secrets: keyring.seal(id, &secrets)?,
+        metadata: keyring.seal(id, &metadata)?,
+    })
+}
+
+fn usage(error: lambda_crypto::Error) -> Error {
+    Error::Usage(error.to_string())
+}
+
+/// A host name from a name: the characters that a label may have, at most 63 of them.
+fn hostname_from(name: &str) -> String {
+    let label: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let label = label.trim_matches('-');
+    if label.is_empty() { "lambda".to_owned() } else { label.to_owned() }
+}
+
+/// One `known_hosts` line from a host key in wire format (RFC 4253 §6.6).
+fn known_hosts_line(alias: &str, wire: &[u8]) -> Result<String, Error> {
+    let bad = || Error::Protocol("the attested SSH host key is not in wire format".into());
+    let (length, rest) = wire.split_first_chunk::<4>().ok_or_else(bad)?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| bad())?;
+    let kind = rest.get(..length).and_then(|kind| std::str::from_utf8(kind).ok()).ok_or_else(bad)?;
+    if kind != "ssh-ed25519" || wire.len() != 4 + 11 + 4 + 32 {
+        return Err(bad());
+    }
+    Ok(format!("{alias} {kind} {}\n", STANDARD.encode(wire)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new(name: &str) -> NewInstance {
+        let mut image = Trusted::parse(&crate::images::tests::manifest("d", "1")).unwrap();
+        let expected = serde_json::json!({
+            "pcrs": {}, "firmware_volumes": [], "kernel": "", "initramfs": "", "command_line": ""
+        });
+        image.manifest.expected.tpm.insert(Shape::Nano, serde_json::from_value(expected).unwrap());
+        NewInstance {
+            name: name.into(),
+            description: String::new(),
+            tags: BTreeMap::new(),
+            shape: Shape::Nano,
+            image,
+            volume_gib: 1,
+            hostname: None,
+            authorized_keys: vec!["ssh-ed25519 AAAA canary-comment".into()],
+            user_data: Some(b"#!/bin/sh\n# canary-script".to_vec()),
+            environment: BTreeMap::from([("TOKEN".into(), "canary-token".into())]),
+        }
+    }
+
+    #[test]
+    fn nothing_that_the_customer_named_is_readable_in_what_is_sent() {
+        let keyring = Keyring::ephemeral().unwrap();
+        let body = seal_new(&keyring, new("canary-name")).unwrap();
+        let sent = serde_json::to_vec(&body).unwrap();
+        let raw = [sent, body.secrets.as_bytes().to_vec(), body.metadata.as_bytes().to_vec()].concat();
+        assert!(!String::from_utf8_lossy(&raw).contains("canary"));
+        let secrets: InstanceSecrets = keyring.open(body.id, &body.secrets).unwrap();
+        assert_eq!(secrets.hostname.as_str(), "canary-name");
+        assert!(secrets.initialise && secrets.header_pin.is_none());
+        assert_eq!(keyring.open::<Metadata>(body.id, &body.metadata).unwrap().name, "canary-name");
+    }
+
+    #[test]
+    fn a_shape_without_reference_values_and_a_bad_name_are_usage_errors() {
+        let keyring = Keyring::ephemeral().unwrap();
+        let mut large = new("web");
+        large.shape = Shape::Large;
+        assert!(matches!(seal_new(&keyring, large), Err(Error::Usage(_))));
+        assert!(matches!(seal_new(&keyring, new("a b")), Err(Error::Usage(_))));
+        let mut script = new("web");
+        script.user_data = Some(b"#cloud-config".to_vec());
+        assert!(matches!(seal_new(&keyring, script), Err(Error::Usage(_))));
+    }
+
+    #[test]
+    fn host_names_come_from_names() {
+        assert_eq!(hostname_from("Web_1.x"), "web-1-x");
+        assert_eq!(hostname_from("a-"), "a");
+    }
+
+    #[test]
+    fn known_hosts_holds_one_ed25519_line() {
+        let mut wire = vec![0, 0, 0, 11];
+        wire.extend_from_slice(b"ssh-ed25519");
+        wire.extend_from_slice(&[0, 0, 0, 32]);
+        wire.extend_from_slice(&[7; 32]);
+        let line = known_hosts_line("inst_x", &wire).unwrap();
+        assert!(line.starts_with("inst_x ssh-ed25519 AAAAC3NzaC1lZDI1NTE5") && line.ends_with('\n'), "{line}");
+        for bad in [&wire[..50], b"\0\0\0\xff", b""] {
+            assert!(known_hosts_line("x", bad).is_err());
+        }
+    }
+}
