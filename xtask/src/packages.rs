@@ -45,6 +45,8 @@ pub(crate) const ALL: &[Package] = &[
     package("debian-archive-keyring"),
     // The customer's side.
     package("openssh-client"),
+    // The pages that are checked are those that git knows.
+    Package { tests_only: true, ..package("git") },
     // End-to-end tests: packet captures and core dumps.
     Package { tests_only: true, ..package("tcpdump") },
     Package { tests_only: true, ..package("gdb") },

@@ -17,7 +17,7 @@ use crate::instances::{self, PowerAction};
 use crate::mailboxes;
 use crate::store::idempotency::Remembered;
 use crate::store::instance::InstanceRow;
-use crate::store::{Refusal, Store, StoreError, Write, json, node};
+use crate::store::{Refusal, Store, Write, json, node};
 use crate::view;
 
 /// The control plane.
@@ -81,7 +81,9 @@ impl App {
 
     fn claim(&self, key: ApiKeyId, name: &str) -> Option<Running<'_>> {
         let key = (key, name.to_owned());
-        self.running().insert(key.clone()).then_some(Running { app: self, key })
+        let first = self.running().insert(key.clone());
+        // Lazily: a `Running` that is made and dropped would give up another request's claim.
+        first.then(|| Running { app: self, key })
     }
 
     /// Runs a command once for its idempotency key. The change, its audit entry and the remembered answer commit
@@ -102,13 +104,16 @@ impl App {
             Ok(answer) => {
                 let kept = Remembered { fingerprint, status: answer.status, body: answer.body.clone() };
                 write.remember(principal.key, &name, &kept).await?;
-                if answer.changed { write.commit().await? } else { write.commit_bookkeeping().await? }
+                if answer.changed {
+                    write.commit().await?
+                } else {
+                    write.commit_bookkeeping().await?
+                }
                 Ok(answer)
             }
             Err(Refusal::Api(error)) if error.problem().status < 500 => {
                 write.undo().await?;
-                let kept =
-                    Remembered { fingerprint, status: error.problem().status, body: json(error.problem())? };
+                let kept = Remembered { fingerprint, status: error.problem().status, body: json(error.problem())? };
                 write.remember(principal.key, &name, &kept).await?;
                 write.commit_bookkeeping().await?;
                 Err(error)
@@ -173,4 +178,3 @@ fn replay(remembered: Remembered, fingerprint: &str) -> Result<Answer, ApiError>
 pub(crate) struct Items<T> {
     pub(crate) items: Vec<T>,
 }
-

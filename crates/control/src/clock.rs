@@ -1,7 +1,5 @@
 //! The one place that reads the wall clock, so that tests can set it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since 1970-01-01 UTC.
@@ -11,8 +9,8 @@ pub(crate) enum Clock {
     #[default]
     System,
     /// Set by hand.
-    #[cfg_attr(not(test), expect(dead_code, reason = "only tests set the clock"))]
-    Manual(Arc<AtomicU64>),
+    #[cfg(test)]
+    Manual(std::sync::Arc<std::sync::atomic::AtomicU64>),
 }
 
 impl Clock {
@@ -21,7 +19,8 @@ impl Clock {
             Self::System => SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)),
-            Self::Manual(now) => now.load(Ordering::Acquire),
+            #[cfg(test)]
+            Self::Manual(now) => now.load(std::sync::atomic::Ordering::Acquire),
         }
     }
 }

@@ -56,7 +56,8 @@ fn unplaced(row: &InstanceRow) -> Option<Condition> {
 fn waiting(row: &InstanceRow, phase: Option<Phase>) -> Option<Condition> {
     use ConditionKind as Kind;
     let observed = row.observed.since_ms;
-    let of = |kind, message: &str, since_ms| Some(Condition { kind, message: message.into(), since_ms, until_ms: None });
+    let of =
+        |kind, message: &str, since_ms| Some(Condition { kind, message: message.into(), since_ms, until_ms: None });
     if row.observed.generation < row.power_generation {
         return of(Kind::AwaitingNode, "the node has not confirmed the latest change", row.changed_ms);
     }

@@ -17,7 +17,7 @@ use crate::audit::Event;
 use crate::conditions::effective_phase;
 use crate::hub::Hub;
 use crate::place;
-use crate::schedule::NoPlace;
+use crate::schedule::Missing;
 use crate::store::instance::{self, InstanceRow, MailboxState, Observed};
 use crate::store::{Refusal, StoreError, Write, is_constraint};
 use crate::view;
@@ -70,7 +70,7 @@ pub(crate) async fn create(
         })
         .await?;
     let candidates = place::candidates(write, hub).await?;
-    if let Err(NoPlace::NoImage) = place::place(write, &candidates, &mut row).await? {
+    if let Err(Missing::Image) = place::place(write, &candidates, &mut row).await? {
         let detail = format!("no node has image {}; GET /v1/images lists what there is", row.image);
         return Err(Refusal::new(Code::InvalidRequest, detail));
     }
@@ -200,8 +200,7 @@ pub(crate) async fn update(
         let detail = format!("the instance has version {} now; read it again, then update", row.version);
         return Err(Refusal::new(Code::VersionMismatch, detail));
     }
-    let event =
-        Event::InstanceUpdated { instance: row.id, secrets: secrets.is_some(), metadata: metadata.is_some() };
+    let event = Event::InstanceUpdated { instance: row.id, secrets: secrets.is_some(), metadata: metadata.is_some() };
     if secrets.is_none() && metadata.is_none() {
         return Err(Refusal::new(Code::InvalidRequest, "name `secrets`, `metadata` or both"));
     }

@@ -122,11 +122,7 @@ pub async fn bootstrap(database: &Path) -> anyhow::Result<Bootstrap> {
 ///
 /// # Errors
 /// When the store cannot be opened or written, or there is no such project.
-pub async fn create_api_key(
-    database: &Path,
-    project: Option<ProjectId>,
-    scopes: &[Scope],
-) -> anyhow::Result<NewKey> {
+pub async fn create_api_key(database: &Path, project: Option<ProjectId>, scopes: &[Scope]) -> anyhow::Result<NewKey> {
     let store = open(database, Arc::new(Hub::default())).await?;
     let mut write = store.write(Cause::of(Actor::Operator)).await?;
     let project_id = match project {

@@ -113,7 +113,8 @@ fn is_news(rows: &HashMap<InstanceId, InstanceRow>, seen: &ObservedInstance) -> 
         return false;
     };
     let message = seen.guest.as_ref().is_some_and(|message| mailboxes::is_news(row, seen.epoch, message));
-    message || (is_current(row, seen) && (row.observed != merged(row, seen, row.observed.since_ms) || is_over(row, seen)))
+    message
+        || (is_current(row, seen) && (row.observed != merged(row, seen, row.observed.since_ms) || is_over(row, seen)))
 }
 
 /// A report that is not older than the stored one.

@@ -4,7 +4,7 @@ use lambda_types::instance::Power;
 
 use crate::audit::Event;
 use crate::hub::{Hub, is_fresh};
-use crate::schedule::{Candidate, NoPlace, Wanted, choose};
+use crate::schedule::{Candidate, Missing, Wanted, choose};
 use crate::store::instance::InstanceRow;
 use crate::store::node::{self, Resources};
 use crate::store::{StoreError, Write};
@@ -26,7 +26,7 @@ pub(crate) async fn place(
     write: &mut Write,
     candidates: &[Candidate],
     row: &mut InstanceRow,
-) -> Result<Result<(), NoPlace>, StoreError> {
+) -> Result<Result<(), Missing>, StoreError> {
     let need = Resources::compute(row.shape).plus(Resources::disk(row.volume_gib));
     let wanted = Wanted { image: row.image, profile: row.profile, need };
     let nodes = match choose(candidates, &wanted) {
@@ -46,7 +46,7 @@ pub(crate) async fn place(
         write.audit(&Event::InstancePlaced { instance: row.id, node: id }).await?;
         return Ok(Ok(()));
     }
-    Ok(Err(NoPlace::NoRoom))
+    Ok(Err(Missing::Room))
 }
 
 /// Books compute again for a placed instance that gave it back; false when the node is full.

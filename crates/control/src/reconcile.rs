@@ -69,3 +69,108 @@ async fn forget(app: &App) -> Result<(), StoreError> {
     write.forget_expired().await?;
     write.commit_bookkeeping().await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use lambda_types::api_key::{Principal, Scope};
+    use lambda_types::instance::{CreateInstance, Instance, InstanceState};
+    use lambda_types::shape::{LaunchProfile, Shape};
+    use lambda_types::{ImageId, InstanceId, Sealed};
+
+    use super::*;
+    use crate::app::{Answer, Command, Posted};
+    use crate::clock::Clock;
+    use crate::hub::Hub;
+    use crate::instances::PowerAction;
+    use crate::store::Store;
+    use crate::store::idempotency::KEPT_MS;
+
+    struct Scene {
+        app: App,
+        now: Arc<AtomicU64>,
+        principal: Principal,
+        _folder: tempfile::TempDir,
+    }
+
+    async fn scene() -> Scene {
+        let folder = tempfile::tempdir().unwrap();
+        let (hub, now) = (Arc::new(Hub::default()), Arc::new(AtomicU64::new(1_000_000_000)));
+        let clock = Clock::Manual(now.clone());
+        let store = Store::open(&folder.path().join("store.sqlite"), hub.clone(), clock.clone()).await.unwrap();
+        let mut write = store.write(Cause::of(Actor::Operator)).await.unwrap();
+        let project = write.create_project().await.unwrap();
+        let key = write.create_api_key(project, &Scope::ALL).await.unwrap();
+        write.commit().await.unwrap();
+        let principal = Principal { key: key.id, project, scopes: Scope::ALL.to_vec() };
+        Scene { app: App::new(store, hub, clock, "test".into(), String::new()), now, principal, _folder: folder }
+    }
+
+    impl Scene {
+        async fn post(&self, name: &str, fingerprint: &str, command: Command) -> Answer {
+            let (principal, name, fingerprint) = (self.principal.clone(), name.into(), fingerprint.into());
+            self.app.post(Posted { principal, request: None, name, fingerprint, command }).await.unwrap()
+        }
+
+        async fn create(&self, bits: u128) -> Answer {
+            let wanted = CreateInstance {
+                id: InstanceId::from_bits(bits),
+                shape: Shape::Nano,
+                image: ImageId::from_bits(7),
+                profile: LaunchProfile::Tpm,
+                volume_gib: 1,
+                secrets: Sealed::from_bytes(vec![1]),
+                metadata: Sealed::from_bytes(vec![1]),
+            };
+            self.post("create", "one", Command::Create(Box::new(wanted))).await
+        }
+
+        async fn state(&self, bits: u128) -> InstanceState {
+            let mut tx = self.app.store.read().await.unwrap();
+            let row = instance::find(&mut tx, self.principal.project, InstanceId::from_bits(bits)).await.unwrap();
+            crate::view::instance(&row.unwrap(), None, self.app.clock.now_ms()).state
+        }
+
+        fn pass_time(&self, ms: u64) {
+            self.now.fetch_add(ms, Ordering::AcqRel);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_instance_without_a_place_gives_up_at_its_bound_and_can_be_tried_again() {
+        let scene = scene().await;
+        scene.create(1).await;
+        scene.pass_time(CAPACITY_WAIT_MS - 1);
+        pass(&scene.app).await.unwrap();
+        assert_eq!(scene.state(1).await, InstanceState::Scheduling);
+        scene.pass_time(1);
+        pass(&scene.app).await.unwrap();
+        assert_eq!(scene.state(1).await, InstanceState::Failed);
+        scene.post("start", "two", Command::Power(InstanceId::from_bits(1), PowerAction::Start)).await;
+        assert_eq!(scene.state(1).await, InstanceState::Scheduling);
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_remembered_for_a_day_and_then_forgotten() {
+        let scene = scene().await;
+        let first = scene.create(1).await;
+        scene.pass_time(KEPT_MS);
+        pass(&scene.app).await.unwrap();
+        assert_eq!(scene.create(1).await.body, first.body);
+        scene.pass_time(1);
+        pass(&scene.app).await.unwrap();
+        assert!(!scene.app.store.has_expired_answers(scene.app.clock.now_ms()).await.unwrap());
+        let second = scene.create(2).await;
+        let instance: Instance = serde_json::from_str(&second.body).unwrap();
+        assert_eq!(instance.id, InstanceId::from_bits(2));
+    }
+
+    #[tokio::test]
+    async fn a_change_without_an_audit_entry_is_not_committed() {
+        let scene = scene().await;
+        let mut write = scene.app.store.write(Cause::of(Actor::Operator)).await.unwrap();
+        write.set_failure(InstanceId::from_bits(1), Failure::Capacity).await.unwrap();
+        assert!(matches!(write.commit().await, Err(StoreError::Unaudited)));
+    }
+}

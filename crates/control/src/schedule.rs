@@ -20,34 +20,34 @@ pub(crate) struct Candidate {
     pub(crate) fresh: bool,
 }
 
-/// Why no node was found: the filter that the last candidates failed.
+/// What no node has: the filter that the last candidates failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NoPlace {
-    /// There is no node at all.
-    NoNode,
-    /// No node has the image.
-    NoImage,
-    /// No node with the image offers the profile.
-    NoProfile,
-    /// No such node was heard from lately.
-    NoFreshNode,
-    /// None of them has room.
-    NoRoom,
+pub(crate) enum Missing {
+    /// Any node.
+    Node,
+    /// A node with the image.
+    Image,
+    /// One of those that offers the profile.
+    Profile,
+    /// One of those that was heard from lately.
+    FreshNode,
+    /// One of those with room.
+    Room,
 }
 
 /// Nodes that can take it, best first.
-pub(crate) fn choose(candidates: &[Candidate], wanted: &Wanted) -> Result<Vec<NodeId>, NoPlace> {
+pub(crate) fn choose(candidates: &[Candidate], wanted: &Wanted) -> Result<Vec<NodeId>, Missing> {
     let mut left: Vec<&Candidate> = candidates.iter().collect();
-    keep(&mut left, NoPlace::NoNode, |_| true)?;
-    keep(&mut left, NoPlace::NoImage, |it| it.node.images.iter().any(|image| image.id == wanted.image))?;
-    keep(&mut left, NoPlace::NoProfile, |it| it.node.profiles.contains(&wanted.profile))?;
-    keep(&mut left, NoPlace::NoFreshNode, |it| it.fresh)?;
-    keep(&mut left, NoPlace::NoRoom, |it| it.node.capacity.minus(it.node.used).covers(wanted.need))?;
+    keep(&mut left, Missing::Node, |_| true)?;
+    keep(&mut left, Missing::Image, |it| it.node.images.iter().any(|image| image.id == wanted.image))?;
+    keep(&mut left, Missing::Profile, |it| it.node.profiles.contains(&wanted.profile))?;
+    keep(&mut left, Missing::FreshNode, |it| it.fresh)?;
+    keep(&mut left, Missing::Room, |it| it.node.capacity.minus(it.node.used).covers(wanted.need))?;
     left.sort_by_key(|it| (std::cmp::Reverse(free_per_mille(it, wanted.need)), it.node.id));
     Ok(left.into_iter().map(|it| it.node.id).collect())
 }
 
-fn keep(left: &mut Vec<&Candidate>, reason: NoPlace, test: impl Fn(&Candidate) -> bool) -> Result<(), NoPlace> {
+fn keep(left: &mut Vec<&Candidate>, reason: Missing, test: impl Fn(&Candidate) -> bool) -> Result<(), Missing> {
     left.retain(|it| test(it));
     if left.is_empty() { Err(reason) } else { Ok(()) }
 }
@@ -107,15 +107,15 @@ mod tests {
 
     #[test]
     fn the_reason_names_the_last_filter() {
-        assert_eq!(choose(&[], &wanted(1)), Err(NoPlace::NoNode));
-        assert_eq!(choose(&[candidate(1, 0)], &wanted(9000)), Err(NoPlace::NoRoom));
+        assert_eq!(choose(&[], &wanted(1)), Err(Missing::Node));
+        assert_eq!(choose(&[candidate(1, 0)], &wanted(9000)), Err(Missing::Room));
         let mut stale = candidate(1, 0);
         stale.fresh = false;
-        assert_eq!(choose(&[stale], &wanted(1)), Err(NoPlace::NoFreshNode));
+        assert_eq!(choose(&[stale], &wanted(1)), Err(Missing::FreshNode));
         let other = Wanted { image: ImageId::from_bits(8), ..wanted(1) };
-        assert_eq!(choose(&[candidate(1, 0)], &other), Err(NoPlace::NoImage));
+        assert_eq!(choose(&[candidate(1, 0)], &other), Err(Missing::Image));
         let mut plain = candidate(1, 0);
         plain.node.profiles.clear();
-        assert_eq!(choose(&[plain], &wanted(1)), Err(NoPlace::NoProfile));
+        assert_eq!(choose(&[plain], &wanted(1)), Err(Missing::Profile));
     }
 }

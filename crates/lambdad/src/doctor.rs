@@ -107,7 +107,9 @@ fn acceleration() -> Finding {
 fn folder(data: &Path) -> Finding {
     let settings = Layout::new(data).and_then(|layout| layout.settings());
     match settings {
-        Ok(Some(settings)) => good(format!("{}: {}, API at https://{}", data.display(), settings.node, settings.gateway)),
+        Ok(Some(settings)) => {
+            good(format!("{}: {}, API at https://{}", data.display(), settings.node, settings.gateway))
+        }
         Ok(None) => bad(format!("{} is not a data folder", data.display()), "lambdad init --data DIR"),
         Err(error) => bad(format!("{error:#}"), "restore settings.json from a backup"),
     }

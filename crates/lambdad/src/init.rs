@@ -2,7 +2,7 @@
 //! crash in between is repaired by the next start.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use lambda_transport::pki::{Authority, CERTIFICATE_FILE, write_file};
@@ -19,17 +19,17 @@ pub(crate) struct Deployment {
 }
 
 /// Makes what is missing, and binds the listeners.
-pub(crate) fn init(layout: &Layout, listen: Option<SocketAddr>) -> Result<Deployment> {
+pub(crate) fn init(layout: &Layout, listen: Option<SocketAddr>, images: &[PathBuf]) -> Result<Deployment> {
     if !rustix::process::geteuid().is_root() {
         bail!("needs root: it gives each role a user of its own and the node its capabilities; try sudo");
     }
     layout.make()?;
-    let deployment = settings(layout, listen)?;
+    let deployment = settings(layout, listen, images)?;
     certificates(layout, &deployment.settings)?;
     Ok(deployment)
 }
 
-fn settings(layout: &Layout, listen: Option<SocketAddr>) -> Result<Deployment> {
+fn settings(layout: &Layout, listen: Option<SocketAddr>, images: &[PathBuf]) -> Result<Deployment> {
     let mut settings = match layout.settings()? {
         Some(settings) => settings,
         None => Settings {
@@ -37,15 +37,21 @@ fn settings(layout: &Layout, listen: Option<SocketAddr>) -> Result<Deployment> {
             gateway: any_loopback(),
             control: any_loopback(),
             tunnel: any_loopback(),
+            images: [layout.role(RoleName::Node).join("images")].into(),
         },
     };
+    for image in images {
+        let folder = image.canonicalize().with_context(|| format!("there is no image folder {}", image.display()))?;
+        settings.images.insert(folder);
+    }
     if let Some(listen) = listen.filter(|listen| listen.port() != 0 || listen.ip() != settings.gateway.ip()) {
         settings.gateway = listen;
     }
     let gateway = TcpListener::bind(settings.gateway)
         .with_context(|| format!("the gateway cannot listen on {}; choose another with --listen", settings.gateway))?;
     // Nobody outside knows the internal ports: a taken one is exchanged.
-    let internal = |kept| TcpListener::bind(kept).or_else(|_| TcpListener::bind(any_loopback())).context("no free port");
+    let internal =
+        |kept| TcpListener::bind(kept).or_else(|_| TcpListener::bind(any_loopback())).context("no free port");
     let control = internal(settings.control)?;
     let tunnel = internal(settings.tunnel)?;
     settings.gateway = gateway.local_addr()?;
@@ -75,7 +81,9 @@ fn certificates(layout: &Layout, settings: &Settings) -> Result<()> {
         Ok(public.issue_server(&["localhost"], &names)?.save(at)?)
     })?;
     let node_name = format!("Lambda node CA {}", settings.node);
-    unless_there(&layout.role(RoleName::Node).join("node-ca"), |at| Ok(platform.issue_authority(&node_name)?.save(at)?))?;
+    unless_there(&layout.role(RoleName::Node).join("node-ca"), |at| {
+        Ok(platform.issue_authority(&node_name)?.save(at)?)
+    })?;
     let platform_pem = platform.certificate_pem().as_bytes();
     write_file(&layout.role(RoleName::Control).join("platform-ca.pem"), platform_pem, 0o644)?;
     write_file(&layout.customer("ca.pem"), public.certificate_pem().as_bytes(), 0o644)?;

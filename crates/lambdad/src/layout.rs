@@ -43,6 +43,9 @@ pub(crate) struct Settings {
     pub(crate) control: SocketAddr,
     /// The node's tunnel listener.
     pub(crate) tunnel: SocketAddr,
+    /// Where images are.
+    #[serde(default)]
+    pub(crate) images: std::collections::BTreeSet<PathBuf>,
 }
 
 impl Settings {
@@ -100,7 +103,9 @@ impl Layout {
     pub(crate) fn settings(&self) -> Result<Option<Settings>> {
         let path = self.settings_path();
         match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).with_context(|| format!("{} is damaged", path.display())),
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map(Some).with_context(|| format!("{} is damaged", path.display()))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| path.display().to_string()),
         }
@@ -192,6 +197,7 @@ mod tests {
             gateway: any_loopback(),
             control: any_loopback(),
             tunnel: any_loopback(),
+            images: [PathBuf::from("/images")].into(),
         };
         layout.save_settings(&settings).unwrap();
         assert_eq!(layout.settings().unwrap().unwrap().node, settings.node);

@@ -84,7 +84,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Gateway(options) => role::run(RoleName::Gateway, &options),
         Command::Control(options) => role::run(RoleName::Control, &options),
         Command::Node(options) => role::run(RoleName::Node, &options),
-        Command::Init { data, listen } => init::init(&layout::Layout::new(&data)?, listen).map(|_| ()),
+        Command::Init { data, listen } => init::init(&layout::Layout::new(&data)?, listen, &[]).map(|_| ()),
         Command::Down(options) => down::run(&options),
         Command::ApiKey(ApiKey::Create(options)) => up::create_key(&options),
         Command::Doctor { data } => doctor::run(data.as_deref()),

@@ -4,12 +4,12 @@
 //! its files belong to nobody's account, with only the capabilities that it documents.
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Gid, Uid};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, remove_capability_from_bounding_set,
     set_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
-use rustix::process::{Gid, Uid};
 
 /// Open files: connections and their tunnels.
 const MAX_FILES: u64 = 16_384;

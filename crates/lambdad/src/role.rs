@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
@@ -52,7 +52,7 @@ impl RoleName {
 pub(crate) struct Options {
     /// The data folder, made by `lambdad up` or `lambdad init`.
     #[arg(long)]
-    data: std::path::PathBuf,
+    data: PathBuf,
     /// End when this process does.
     #[arg(long, hide = true)]
     supervised_by: Option<u32>,
@@ -65,18 +65,18 @@ pub(crate) struct Options {
 pub(crate) struct Programs {
     /// QEMU; found on the path by default.
     #[arg(long, value_name = "PATH")]
-    pub(crate) qemu: Option<std::path::PathBuf>,
+    pub(crate) qemu: Option<PathBuf>,
     /// The vTPM emulator; found on the path by default.
     #[arg(long, value_name = "PATH")]
-    pub(crate) swtpm: Option<std::path::PathBuf>,
+    pub(crate) swtpm: Option<PathBuf>,
 }
 
 /// Runs the role until it is told to stop.
 pub(crate) fn run(role: RoleName, options: &Options) -> Result<()> {
     let layout = Layout::new(&options.data)?;
-    let settings = layout
-        .settings()?
-        .with_context(|| format!("{} is not a data folder; `lambdad init --data` makes one", layout.root().display()))?;
+    let settings = layout.settings()?.with_context(|| {
+        format!("{} is not a data folder; `lambdad init --data` makes one", layout.root().display())
+    })?;
     let listener = listener(settings.address(role), options.supervised_by.is_some())?;
     // Privileges and the supervisor's watch belong to a thread: both are settled while there is only one.
     match role.uid() {
@@ -114,7 +114,7 @@ async fn serve(
     let folder = layout.role(role);
     match role {
         RoleName::Gateway => lambda_gateway::run(gateway(listener, &folder, settings), shutdown).await,
-        RoleName::Control => lambda_control::run(control(listener, &folder, settings), shutdown).await,
+        RoleName::Control => lambda_control::run(control(listener, &folder), shutdown).await,
         RoleName::Node => lambda_node::run(node(listener, &folder, settings, programs), shutdown).await,
     }
 }
@@ -152,7 +152,7 @@ fn gateway(listener: TcpListener, folder: &Path, settings: &Settings) -> lambda_
     }
 }
 
-fn control(listener: TcpListener, folder: &Path, settings: &Settings) -> lambda_control::ControlConfig {
+fn control(listener: TcpListener, folder: &Path) -> lambda_control::ControlConfig {
     lambda_control::ControlConfig {
         listener,
         database: folder.join("store.sqlite"),
@@ -161,4 +161,33 @@ fn control(listener: TcpListener, folder: &Path, settings: &Settings) -> lambda_
         platform_ca: folder.join("platform-ca.pem"),
         region: REGION.into(),
     }
+}
+
+fn node(listener: TcpListener, folder: &Path, settings: &Settings, programs: &Programs) -> lambda_node::NodeConfig {
+    let program = |given: &Option<PathBuf>, name: &str| given.clone().unwrap_or_else(|| installed(name));
+    lambda_node::NodeConfig {
+        node: settings.node,
+        data_dir: folder.to_owned(),
+        control: settings.control,
+        identity: folder.join("internal"),
+        internal_ca: folder.join("internal-ca.pem"),
+        node_ca: folder.join("node-ca"),
+        images: settings.images.iter().cloned().collect(),
+        qemu: program(&programs.qemu, "qemu-system-x86_64"),
+        swtpm: program(&programs.swtpm, "swtpm"),
+        nft: program(&None, "nft"),
+        uid_base: lambda_node::DEFAULT_UID_BASE,
+        capacity: None,
+        acceleration: None,
+        vtpm_pool: lambda_node::DEFAULT_VTPM_POOL,
+        tunnel: listener,
+    }
+}
+
+/// Where a program is, by the path that this process was given; where Debian puts it, when it is not there: an instance that needs
+/// it then says so, and starts once it was installed.
+fn installed(name: &str) -> PathBuf {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&paths).map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.unwrap_or_else(|| Path::new("/usr/bin").join(name))
 }

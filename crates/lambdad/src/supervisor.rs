@@ -69,7 +69,11 @@ impl Keeper {
             short_lives = if started.elapsed() >= LASTED { 0 } else { short_lives.saturating_add(1) };
             eprintln!("lambdad: {} {ended}", self.role.name());
             if short_lives >= HOPELESS && !self.status.borrow().healthy {
-                bail!("{} does not start; the end of its log:\n  {}", self.role.name(), tail(&self.layout.log(self.role)));
+                bail!(
+                    "{} does not start; the end of its log:\n  {}",
+                    self.role.name(),
+                    tail(&self.layout.log(self.role))
+                );
             }
             let pause = FIRST_PAUSE.saturating_mul(1 << short_lives.saturating_sub(1).min(8)).min(LONGEST_PAUSE);
             tokio::select! {
@@ -118,7 +122,12 @@ impl Keeper {
             command.env("LAMBDA_LOG", level);
         }
         let listener = self.listener.try_clone().context("a listener")?;
-        command.current_dir("/").stdin(Stdio::from(OwnedFd::from(listener))).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+        command
+            .current_dir("/")
+            .stdin(Stdio::from(OwnedFd::from(listener)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .process_group(0);
         command.spawn().with_context(|| format!("cannot start {}", self.role.name()))
     }
 }

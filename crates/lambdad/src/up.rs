@@ -2,17 +2,16 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use lambda_transport::Shutdown;
 use lambda_transport::pki::write_file;
-use lambda_types::{ImageId, ProjectId};
+use lambda_types::ProjectId;
 use lambda_types::api_key::Scope;
 use rustix::fs::FlockOperation;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -34,7 +33,7 @@ pub(crate) struct Options {
     /// Address of the public API; port 0 takes a free one. Kept from then on.
     #[arg(long)]
     listen: Option<SocketAddr>,
-    /// Image folder to offer; may be given more than once.
+    /// Image folder to offer, or a folder of such; may be given more than once. Kept from then on.
     #[arg(long = "images", value_name = "DIR")]
     images: Vec<PathBuf>,
     #[command(flatten)]
@@ -60,13 +59,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let layout = Layout::new(&options.data)?;
     layout.make()?;
     let _lock = lock(&layout)?.with_context(|| format!("`lambdad up` already runs on {}", layout.root().display()))?;
-    let deployment = init(&layout, options.listen)?;
-    for image in &options.images {
-        offer(&layout, image).with_context(|| format!("cannot offer the image in {}", image.display()))?;
-    }
+    let deployment = init(&layout, options.listen, &options.images)?;
     write_file(&layout.run("up.pid"), std::process::id().to_string().as_bytes(), 0o644)?;
     // One thread: the kernel ends a role when the *thread* that started it ends.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let result = runtime.block_on(supervise(&layout, deployment, &options.programs));
     for file in ["endpoint.json", "up.pid"] {
         let _ = std::fs::remove_file(layout.run(file));
@@ -143,24 +140,32 @@ async fn ready(layout: &Layout, settings: &Settings) -> Result<()> {
             Err(problem) => problem,
         };
         if start.elapsed() > HEALTHY {
-            bail!("not healthy after {} s: {problem:#}; see {}", HEALTHY.as_secs(), layout.root().join("logs").display());
+            bail!(
+                "not healthy after {} s: {problem:#}; see {}",
+                HEALTHY.as_secs(),
+                layout.root().join("logs").display()
+            );
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    first_key(layout)
+    first_key(layout).await
 }
 
 /// The first project and its key, for the operator's first customer.
-fn first_key(layout: &Layout) -> Result<()> {
+async fn first_key(layout: &Layout) -> Result<()> {
     let path = layout.customer("api.key");
     if path.exists() {
         return Ok(());
     }
-    let key = lambda_control::create_api_key(&database(layout), None, &EVERY_SCOPE)?;
+    let key = lambda_control::create_api_key(&database(layout), None, &Scope::ALL).await?;
+    settle_ownership(layout)?;
     Ok(write_file(&path, key.text.as_bytes(), 0o600)?)
 }
 
-const EVERY_SCOPE: [Scope; 4] = [Scope::Read, Scope::Write, Scope::Broker, Scope::Connect];
+/// SQLite's side files may have been made by this process, as root: control must be able to write them.
+fn settle_ownership(layout: &Layout) -> Result<()> {
+    RoleName::Control.uid().map_or(Ok(()), |uid| give(&layout.role(RoleName::Control), uid))
+}
 
 fn database(layout: &Layout) -> PathBuf {
     layout.role(RoleName::Control).join("store.sqlite")
@@ -176,11 +181,14 @@ pub(crate) fn create_key(options: &CreateKey) -> Result<()> {
         "new" => None,
         id => Some(id.parse().context("--project takes `new` or a project id")?),
     };
-    let key = lambda_control::create_api_key(&database(&layout), project, &EVERY_SCOPE)?;
-    // SQLite's side files may have been made by this call, as root: control must be able to write them.
-    if let Some(uid) = RoleName::Control.uid() {
-        give(&layout.role(RoleName::Control), uid)?;
+    let database = database(&layout);
+    if !database.exists() {
+        bail!("{} has no store yet; run `lambdad up` on it first", layout.root().display());
     }
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let key = runtime.block_on(lambda_control::create_api_key(&database, project, &Scope::ALL))?;
+    settle_ownership(&layout)?;
     write_file(&options.out, key.text.as_bytes(), 0o600)?;
     println!("{} of {}", key.id, key.project);
     Ok(())
@@ -196,37 +204,4 @@ fn write_endpoint(layout: &Layout, settings: &Settings, status: &Status) -> Resu
         "pids": status.pids,
     });
     Ok(write_file(&layout.run("endpoint.json"), &serde_json::to_vec_pretty(&endpoint)?, 0o644)?)
-}
-
-/// Places an image where the node finds it: hard links where the file system allows, copies elsewhere.
-fn offer(layout: &Layout, source: &Path) -> Result<()> {
-    let manifest = std::fs::read(source.join(lambda_types::image::file::MANIFEST)).context("image.json")?;
-    let id = image_id(&manifest);
-    let folder = layout.role(RoleName::Node).join("images").join(id.to_string());
-    if folder.exists() {
-        return Ok(());
-    }
-    let partial = folder.with_extension("partial");
-    match std::fs::remove_dir_all(&partial) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context("an earlier attempt"),
-        Ok(()) | Err(_) => {}
-    }
-    std::fs::create_dir_all(&partial).with_context(|| partial.display().to_string())?;
-    for entry in std::fs::read_dir(source)? {
-        let (from, to) = (entry?.path(), &partial);
-        let to = to.join(from.file_name().context("a file name")?);
-        if !from.is_file() {
-            continue;
-        }
-        if std::fs::hard_link(&from, &to).is_err() {
-            std::fs::copy(&from, &to).with_context(|| format!("copying {}", from.display()))?;
-        }
-    }
-    std::fs::rename(&partial, &folder).context("placing the image")
-}
-
-/// An image's id is the first 128 bits of the SHA-256 of its manifest.
-fn image_id(manifest: &[u8]) -> ImageId {
-    let digest: [u8; 32] = Sha256::digest(manifest).into();
-    ImageId::from_bits(digest.iter().take(16).fold(0, |bits, byte| bits << 8 | u128::from(*byte)))
 }

@@ -167,8 +167,9 @@ impl PeerClient {
             return serde_json::from_slice(&body)
                 .map_err(|error| CallError::Body { peer: self.peer, reason: error.to_string() });
         }
-        let is_problem =
-            headers.get(http::header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes() == problem::CONTENT_TYPE.as_bytes());
+        let is_problem = headers
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes() == problem::CONTENT_TYPE.as_bytes());
         match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) if is_problem => Err(CallError::Problem(Box::new(problem))),
             _ => Err(CallError::Status { peer: self.peer, status }),

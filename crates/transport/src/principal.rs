@@ -64,7 +64,10 @@ pub fn strip(headers: &mut HeaderMap) {
         .keys()
         .filter(|name| {
             let name = name.as_str();
-            name.starts_with("lambda-") || name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-real-ip"
+            name.starts_with("lambda-")
+                || name.starts_with("x-forwarded-")
+                || name == "forwarded"
+                || name == "x-real-ip"
         })
         .cloned()
         .collect();

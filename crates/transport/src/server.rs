@@ -45,7 +45,7 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// Longest TLS handshake.
     pub handshake: Duration,
-    /// Longest time to send a header section.
+    /// Longest time to send a header section; on HTTP/1.1 it includes the pause before the next request.
     pub header_read: Duration,
     /// Largest header section: the target and every name and value.
     pub header_bytes: usize,
@@ -142,13 +142,7 @@ fn lock(addresses: &Addresses) -> std::sync::MutexGuard<'_, HashMap<IpAddr, usiz
 /// Serves `router` on `listener` until `shutdown`, then drains. Every request carries [`PeerAddress`] and
 /// [`ConnectionGuard`] as extensions and, on mutual-TLS listeners, [`PeerIdentity`]. A mutual-TLS peer whose
 /// certificate carries no identity is disconnected before its first request.
-pub async fn serve(
-    listener: TcpListener,
-    tls: Arc<ServerConfig>,
-    router: Router,
-    limits: Limits,
-    shutdown: Shutdown,
-) {
+pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router, limits: Limits, shutdown: Shutdown) {
     let slots = Arc::new(Semaphore::new(limits.connections));
     let addresses = Addresses::default();
     let acceptor = TlsAcceptor::from(tls);
@@ -258,7 +252,7 @@ fn http1_builder(limits: &Limits) -> hyper::server::conn::http1::Builder {
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_read.max(limits.idle))
+        .header_read_timeout(limits.header_read)
         .max_buf_size(HARD_HEADER_BYTES)
         .half_close(false);
     builder

@@ -17,31 +17,118 @@ pub struct Swap {
     pub to: String,
 }
 
-/// Writes the wrapper and returns its path. Swaps are read from `<wrapper>.swaps` at each start, so that a test can change
-/// them between boots; see [`set`].
+/// The wrapper: swaps arguments, then stands between the node agent and the guest channel.
+const WRAPPER: &str = r##"#!/usr/bin/python3
+import base64, json, os, socket, struct, sys, threading
+
+args, home = sys.argv[1:], os.path.dirname(os.path.abspath(sys.argv[0]))
+
+def lines(name):
+    try:
+        return open(os.path.join(home, name)).read().splitlines()
+    except FileNotFoundError:
+        return []
+
+for line in lines("swaps"):
+    flag, old, new = line.split("\t")
+    for i in range(len(args) - 1):
+        if args[i] == flag and (not old or old in args[i + 1]):
+            args[i + 1] = args[i + 1].replace(old, new) if old else new
+
+def read_frame(sock):
+    head = sock.recv(4, socket.MSG_WAITALL)
+    if len(head) < 4:
+        return None
+    return sock.recv(struct.unpack(">I", head)[0], socket.MSG_WAITALL)
+
+def tampered(frame):
+    outer = json.loads(frame)
+    if outer.get("type") != "to-broker":
+        return frame
+    body = json.loads(base64.b64decode(outer["body"]))
+    if body.get("type") != "evidence":
+        return frame
+    instance = body["hello"]["instance"]
+    recorded = os.path.join(home, "recorded-" + instance)
+    substitute = os.path.join(home, "substitute-" + instance)
+    if os.path.exists(substitute):
+        body["evidence"] = open(substitute).read()
+        outer["body"] = base64.b64encode(json.dumps(body).encode()).decode()
+    else:
+        with open(recorded, "w") as file:
+            file.write(body["evidence"])
+        os.chmod(recorded, 0o644)
+    return json.dumps(outer).encode()
+
+def upwards(guest, agent):
+    try:
+        while (frame := read_frame(guest)) is not None:
+            frame = tampered(frame)
+            agent.sendall(struct.pack(">I", len(frame)) + frame)
+    except OSError:
+        pass
+    agent.close()
+    guest.close()
+
+def downwards(agent, guest):
+    try:
+        while data := agent.recv(65536):
+            guest.sendall(data)
+    except OSError:
+        pass
+    agent.close()
+    guest.close()
+
+def stand_between(listener, inner):
+    while True:
+        agent, _ = listener.accept()
+        guest = socket.socket(socket.AF_UNIX)
+        guest.connect(inner)
+        for target, ends in ((upwards, (guest, agent)), (downwards, (agent, guest))):
+            threading.Thread(target=target, args=ends, daemon=True).start()
+
+if os.path.exists(os.path.join(home, "listen")):
+    for i, arg in enumerate(args):
+        if arg.startswith("socket,id=guest,fd="):
+            fd = int(arg.split("fd=")[1].split(",")[0])
+            inner = "\0lambda-hostile-%d" % os.getpid()
+            mine = socket.socket(socket.AF_UNIX)
+            mine.bind(inner)
+            mine.listen()
+            parent = os.getpid()
+            if os.fork() == 0:
+                threading.Thread(target=stand_between, args=(socket.socket(fileno=fd), inner), daemon=True).start()
+                mine.close()
+                while os.getppid() == parent:
+                    threading.Event().wait(0.5)
+                os._exit(0)
+            os.set_inheritable(mine.fileno(), True)
+            args[i] = arg.replace("fd=%d" % fd, "fd=%d" % mine.fileno())
+
+os.execv("/usr/bin/qemu-system-x86_64", ["qemu-system-x86_64"] + args)
+"##;
+
+/// Writes the wrapper into a folder that every uid may use, and returns its path. What it swaps is read at each start, so
+/// that a test can change it between boots; see [`set`] and [`listen`].
 ///
 /// # Panics
 /// When the file cannot be written.
 #[must_use]
 pub fn wrapper(folder: &Path) -> PathBuf {
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o777)).expect("own folder");
     let path = folder.join("qemu-wrapper");
-    let script = r#"#!/usr/bin/python3
-import os, sys
-args = sys.argv[1:]
-try:
-    lines = open(sys.argv[0] + ".swaps").read().splitlines()
-except FileNotFoundError:
-    lines = []
-for line in lines:
-    flag, old, new = line.split("\t")
-    for i in range(len(args) - 1):
-        if args[i] == flag and (not old or old in args[i + 1]):
-            args[i + 1] = args[i + 1].replace(old, new) if old else new
-os.execv("/usr/bin/qemu-system-x86_64", ["qemu-system-x86_64"] + args)
-"#;
-    std::fs::write(&path, script).expect("writable");
+    std::fs::write(&path, WRAPPER).expect("writable");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("own file");
     path
+}
+
+/// From the next start on, the wrapper relays the guest channel itself: it keeps the last evidence of each instance as
+/// `recorded-ID`, and sends the content of `substitute-ID` in its place when there is such a file.
+///
+/// # Panics
+/// When the file cannot be written.
+pub fn listen(wrapper: &Path) {
+    std::fs::write(wrapper.with_file_name("listen"), "").expect("writable");
 }
 
 /// Sets what the wrapper swaps from its next start on.
@@ -50,7 +137,7 @@ os.execv("/usr/bin/qemu-system-x86_64", ["qemu-system-x86_64"] + args)
 /// When the file cannot be written.
 pub fn set(wrapper: &Path, swaps: &[Swap]) {
     let text: String = swaps.iter().map(|swap| format!("{}\t{}\t{}\n", swap.flag, swap.from, swap.to)).collect();
-    let path = PathBuf::from(format!("{}.swaps", wrapper.display()));
+    let path = wrapper.with_file_name("swaps");
     std::fs::write(&path, text).expect("writable");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("own file");
 }

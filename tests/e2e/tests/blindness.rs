@@ -118,7 +118,10 @@ fn the_operator_keeps_nothing_of_what_the_customer_planted() {
     let text = std::fs::read_to_string(&metrics).expect("readable");
     assert!(text.contains("# TYPE"), "metrics are metrics: {text}");
     assert!(!text.contains(&id), "no tenant label in metrics");
-    assert!(!search_file(&tap, &[Canary { place: "control", text: "SSH-2.0-".into() }]).is_empty(), "the tap was captured");
+    assert!(
+        !search_file(&tap, &[Canary { place: "control", text: "SSH-2.0-".into() }]).is_empty(),
+        "the tap was captured"
+    );
     for core in &cores[1..] {
         assert!(!search_file(core, &[known.clone()]).is_empty(), "no control in {}", core.display());
     }

@@ -9,7 +9,18 @@ use lambda_e2e::{BOOT, Cloud, Customer, wait_for};
 fn create_until(customer: &Customer, name: &str, states: &[&str]) -> std::process::Child {
     let key = format!("{}.pub", customer.ssh_key.display());
     let args = [
-        "instance", "create", "--name", name, "--image", "debian-12", "--ssh-key", &key, "--shape", "nano", "--volume-gib", "2",
+        "instance",
+        "create",
+        "--name",
+        name,
+        "--image",
+        "debian-12",
+        "--ssh-key",
+        &key,
+        "--shape",
+        "nano",
+        "--volume-gib",
+        "2",
     ];
     let child = customer.command(args).stdout(std::process::Stdio::null()).spawn().expect("the CLI starts");
     wait_for(&format!("{name} in {states:?}"), BOOT, || {

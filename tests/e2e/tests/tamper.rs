@@ -11,7 +11,6 @@ use lambda_e2e::{Cloud, Customer, Output};
 /// A cloud whose node agent runs the wrapper in QEMU's place, and a customer.
 fn hostile_cloud() -> (Cloud, Customer, PathBuf, tempfile::TempDir) {
     let folder = tempfile::Builder::new().prefix("lh").tempdir_in("/tmp").expect("a temporary folder");
-    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("own folder");
     let wrapper = hostile::wrapper(folder.path());
     let cloud = Cloud::start_with(Options { qemu: Some(wrapper.clone()), ..Options::default() });
     let customer = cloud.customer("ada");
@@ -83,11 +82,44 @@ fn root_path(cloud: &Cloud) -> String {
 fn modified_firmware_is_refused() {
     let (cloud, customer, wrapper, folder) = hostile_cloud();
     let firmware = copy_of(&cloud, &folder, "firmware.fd");
-    lambda_e2e::hostile::patch_firmware(&firmware);
+    hostile::patch_firmware(&firmware);
     let original = root_path(&cloud).replace("root.img", "firmware.fd");
-    hostile::set(&wrapper, &[
-        Swap { flag: "-blockdev", from: original.clone(), to: firmware.display().to_string() },
-        Swap { flag: "-drive", from: original, to: firmware.display().to_string() },
-    ]);
+    hostile::set(&wrapper, &[Swap { flag: "-drive", from: original, to: firmware.display().to_string() }]);
     refused_by(&customer.create("web", &[]), "tpm.measured.firmware");
+}
+
+/// Two running instances under a wrapper that stands in the guest channel.
+fn overheard(names: &[&str]) -> (Cloud, Customer, PathBuf, tempfile::TempDir) {
+    let (cloud, customer, wrapper, folder) = hostile_cloud();
+    hostile::listen(&wrapper);
+    for name in names {
+        let _ = customer.create(name, &[]).ok();
+    }
+    (cloud, customer, wrapper, folder)
+}
+
+/// What the operator recorded of an instance, given to another (or the same) in place of its own evidence.
+fn substitute(folder: &tempfile::TempDir, recorded_of: &str, for_whom: &str) {
+    let recorded = folder.path().join(format!("recorded-{recorded_of}"));
+    let to = folder.path().join(format!("substitute-{for_whom}"));
+    std::fs::copy(recorded, &to).expect("recorded before");
+    std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o644)).expect("own file");
+}
+
+#[test]
+fn another_machines_evidence_is_refused() {
+    let (_cloud, customer, _wrapper, folder) = overheard(&["one", "two"]);
+    substitute(&folder, &customer.id("two"), &customer.id("one"));
+    let output = customer.run(["instance", "restart", "one"]);
+    refused_by(&output, "binding.instance");
+}
+
+#[test]
+fn replayed_evidence_is_refused() {
+    let (_cloud, customer, _wrapper, folder) = overheard(&["one"]);
+    let id = customer.id("one");
+    substitute(&folder, &id, &id);
+    // The same boot, the same keys: only the nonce is another.
+    let output = customer.run(["instance", "attest", "one"]);
+    refused_by(&output, "tpm.quote.report-data");
 }

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::extract::{OriginalUri, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use lambda_transport::ApiError;
 use lambda_types::api_key::Scope;
 use lambda_types::instance::{CreateInstance, Instance, Page, UpdateInstance};
@@ -49,7 +49,7 @@ pub(super) async fn instance_create(
     State(app): State<Arc<App>>,
     caller: Caller,
     IdempotencyKey(name): IdempotencyKey,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     body: Json<CreateInstance>,
 ) -> Result<Response, ApiError> {
     caller.require(Scope::Write)?;
@@ -63,7 +63,7 @@ pub(super) async fn instance_start(
     state: State<Arc<App>>,
     caller: Caller,
     key: IdempotencyKey,
-    uri: OriginalUri,
+    uri: Uri,
     path: Path<String>,
 ) -> Result<Response, ApiError> {
     power(state, caller, key, uri, path, PowerAction::Start).await
@@ -73,7 +73,7 @@ pub(super) async fn instance_stop(
     state: State<Arc<App>>,
     caller: Caller,
     key: IdempotencyKey,
-    uri: OriginalUri,
+    uri: Uri,
     path: Path<String>,
 ) -> Result<Response, ApiError> {
     power(state, caller, key, uri, path, PowerAction::Stop).await
@@ -83,7 +83,7 @@ pub(super) async fn instance_restart(
     state: State<Arc<App>>,
     caller: Caller,
     key: IdempotencyKey,
-    uri: OriginalUri,
+    uri: Uri,
     path: Path<String>,
 ) -> Result<Response, ApiError> {
     power(state, caller, key, uri, path, PowerAction::Restart).await
@@ -93,7 +93,7 @@ async fn power(
     State(app): State<Arc<App>>,
     caller: Caller,
     IdempotencyKey(name): IdempotencyKey,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     Path(id): Path<String>,
     action: PowerAction,
 ) -> Result<Response, ApiError> {
@@ -205,6 +205,10 @@ pub(super) async fn instance_delete(
     let seen = nodes_seen(&app, write.connection()).await?;
     let seen = row.node.and_then(|node| seen.get(&node).copied());
     let shown = view::instance(&row, seen, write.at_ms);
-    if changed { write.commit().await? } else { write.commit_bookkeeping().await? }
+    if changed {
+        write.commit().await?
+    } else {
+        write.commit_bookkeeping().await?
+    }
     Ok(json(StatusCode::ACCEPTED, &shown))
 }

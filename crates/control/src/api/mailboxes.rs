@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{OriginalUri, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
+use http::Uri;
 use lambda_transport::ApiError;
 use lambda_types::api_key::Scope;
 use lambda_types::mailbox::{PostMessage, ReadMailbox};
@@ -80,7 +81,7 @@ pub(super) async fn mailbox_post(
     State(app): State<Arc<App>>,
     caller: Caller,
     IdempotencyKey(name): IdempotencyKey,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     Path(id): Path<String>,
     body: Json<PostMessage>,
 ) -> Result<Response, ApiError> {

@@ -53,8 +53,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/internal/v1/authenticate", post(internal::authenticate))
         .route("/internal/v1/instances/{id}/route", get(internal::route))
         .layer(DefaultBodyLimit::max(BODY_BYTES));
-    let nodes =
-        Router::new().route("/node/v1/sync", post(node::sync)).layer(DefaultBodyLimit::max(REPORT_BYTES));
+    let nodes = Router::new().route("/node/v1/sync", post(node::sync)).layer(DefaultBodyLimit::max(REPORT_BYTES));
     limited
         .merge(nodes)
         .fallback(not_found)
@@ -134,7 +133,8 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
             _ => None,
         };
         key.map(Self).ok_or_else(|| {
-            let detail = "send one Idempotency-Key header: a quoted string of at most 128 characters, a random UUID say";
+            let detail =
+                "send one Idempotency-Key header: a quoted string of at most 128 characters, a random UUID say";
             ApiError::new(Code::InvalidRequest, detail)
         })
     }

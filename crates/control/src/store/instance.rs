@@ -168,10 +168,8 @@ pub(crate) async fn list(
 
 /// Everything placed on a node.
 pub(crate) async fn on_node(connection: &mut AnyConnection, node: NodeId) -> Result<Vec<InstanceRow>, StoreError> {
-    let rows = sqlx::query(select!("WHERE i.node = $1 ORDER BY i.id"))
-        .bind(node.to_string())
-        .fetch_all(connection)
-        .await?;
+    let rows =
+        sqlx::query(select!("WHERE i.node = $1 ORDER BY i.id")).bind(node.to_string()).fetch_all(connection).await?;
     rows.iter().map(InstanceRow::read).collect()
 }
 

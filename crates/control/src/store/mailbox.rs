@@ -121,15 +121,13 @@ impl Write {
         answers: u64,
         body: &Binary,
     ) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE mailboxes SET broker_seq = $2, broker_answers = $3, broker_body = $4 WHERE instance = $1",
-        )
-        .bind(instance.to_string())
-        .bind(signed(seq))
-        .bind(signed(answers))
-        .bind(word(body)?)
-        .execute(self.connection())
-        .await?;
+        sqlx::query("UPDATE mailboxes SET broker_seq = $2, broker_answers = $3, broker_body = $4 WHERE instance = $1")
+            .bind(instance.to_string())
+            .bind(signed(seq))
+            .bind(signed(answers))
+            .bind(word(body)?)
+            .execute(self.connection())
+            .await?;
         self.notify(Notice::Mailboxes(project));
         Ok(())
     }

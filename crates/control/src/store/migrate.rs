@@ -24,7 +24,8 @@ async fn apply(store: &Store, migrations: &[Migration]) -> Result<(), StoreError
          (version BIGINT PRIMARY KEY NOT NULL, checksum TEXT NOT NULL, applied_ms BIGINT NOT NULL)",
     )
     .await?;
-    let rows = sqlx::query("SELECT version, checksum FROM schema_versions ORDER BY version").fetch_all(&mut *tx).await?;
+    let rows =
+        sqlx::query("SELECT version, checksum FROM schema_versions ORDER BY version").fetch_all(&mut *tx).await?;
     for row in &rows {
         let (version, checksum): (i64, String) = (row.try_get("version")?, row.try_get("checksum")?);
         let Some(known) = migrations.iter().find(|migration| migration.version == version) else {
@@ -62,8 +63,9 @@ mod tests {
 
     async fn open() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("store.sqlite"), Arc::new(Hub::default()), Clock::System);
-        (folder, store.await.unwrap())
+        let path = folder.path().join("store.sqlite");
+        let store = Store::open(&path, Arc::new(Hub::default()), Clock::System).await.unwrap();
+        (folder, store)
     }
 
     #[tokio::test]
@@ -89,7 +91,8 @@ mod tests {
             Migration { version: 2, sql: "CREATE TABLE half (id TEXT); CREATE TABLE projects (id TEXT);" },
         ];
         assert!(apply(&store, &broken).await.is_err());
-        let fixed = [Migration { version: 1, sql: first }, Migration { version: 2, sql: "CREATE TABLE half (id TEXT);" }];
+        let fixed =
+            [Migration { version: 1, sql: first }, Migration { version: 2, sql: "CREATE TABLE half (id TEXT);" }];
         apply(&store, &fixed).await.unwrap();
     }
 

@@ -277,7 +277,8 @@ impl Columns<'_> {
 
     pub(crate) fn number<N: TryFrom<i64>>(&self, name: &'static str) -> Result<N, StoreError> {
         let value: i64 = self.0.try_get(name)?;
-        N::try_from(value).map_err(|_| StoreError::Unreadable { what: name, reason: format!("{value} is out of range") })
+        N::try_from(value)
+            .map_err(|_| StoreError::Unreadable { what: name, reason: format!("{value} is out of range") })
     }
 
     pub(crate) fn maybe_number<N: TryFrom<i64>>(&self, name: &'static str) -> Result<Option<N>, StoreError> {

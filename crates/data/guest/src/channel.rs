@@ -81,7 +81,11 @@ impl Channel {
     ///
     /// # Errors
     /// When the port fails or the frame is refused. A malformed frame is consumed: the caller may go on.
-    pub fn receive(&mut self, deadline: Instant, wake: Option<BorrowedFd<'_>>) -> Result<Option<ToGuest>, ChannelError> {
+    pub fn receive(
+        &mut self,
+        deadline: Instant,
+        wake: Option<BorrowedFd<'_>>,
+    ) -> Result<Option<ToGuest>, ChannelError> {
         loop {
             if let Some(frame) = self.take_frame()? {
                 return Ok(Some(frame));

@@ -44,8 +44,7 @@ impl RootParameters {
         if salt.len() > MOST_SALT_DIGITS || !salt.len().is_multiple_of(2) || !is_hex(salt) {
             return Err(CommandLineError::Malformed(SALT));
         }
-        let data_bytes: u64 =
-            value(command_line, SIZE)?.parse().map_err(|_| CommandLineError::Malformed(SIZE))?;
+        let data_bytes: u64 = value(command_line, SIZE)?.parse().map_err(|_| CommandLineError::Malformed(SIZE))?;
         if data_bytes == 0 || !data_bytes.is_multiple_of(4096) {
             return Err(CommandLineError::Malformed(SIZE));
         }

@@ -84,22 +84,24 @@ fn boot(slot: &mut Option<Link>) -> Result<Infallible, Failure> {
     let mut attester = joined(attester, FailureReason::Tpm)?;
     let identity = attester.identity(start.ek_chain.clone())?;
     let boot = link.memory().boot;
-    let mut session =
-        Session::new(start.instance, boot, release_key, ssh_host_key.public.clone(), Some(identity));
+    let mut session = Session::new(start.instance, boot, release_key, ssh_host_key.public.clone(), Some(identity));
     let hello = lambda_types::session::FromGuest::Hello(session.hello().clone());
     link.say(&hello).because(FailureReason::Channel, "hello")?;
     let secrets = wait_for_release(link, &mut machine, &mut session, &mut attester, deadline)?;
 
     kmsg::silence_console().because(FailureReason::RootAssembly, "printk")?;
     link.enter(GuestPhase::Unlocking).because(FailureReason::Channel, "report")?;
+    kmsg::say("released");
     let volume = machine.join()?;
-    let network = std::thread::spawn(move || network::configure(&start.network).because(FailureReason::Network, "network"));
+    let network =
+        std::thread::spawn(move || network::configure(&start.network).because(FailureReason::Network, "network"));
     let pin = volume.mount(secrets.volume_key.expose(), expectation(&secrets)?, Path::new(root::VOLUME))?;
     if let Some(pin) = pin {
         let report = session.report(pin)?;
         link.say(&report).because(FailureReason::Channel, "report")?;
         wait_for_acknowledgement(link, &mut session, &mut attester, pin)?;
     }
+    kmsg::say("volume mounted");
     root::mount_overlay()?;
     joined(network, FailureReason::Network)?;
     attester.close()?;
@@ -119,7 +121,9 @@ fn load_tpm() -> Result<TpmAttester<TpmDevice>, Failure> {
 /// Everything that needs no secret, done while the evidence is on its way.
 fn prepare_machine() -> Result<Volume, Failure> {
     modules::load_all(Path::new(modules::FOLDER))?;
+    kmsg::say("modules loaded");
     root::mount_lower(&RootParameters::of_this_boot()?, DEVICE_BOUND)?;
+    kmsg::say("root file system mapped");
     Volume::read(volume::find_disk(volume::VOLUME_SERIAL, FailureReason::VolumeIntegrity, DEVICE_BOUND)?)
 }
 
@@ -226,7 +230,10 @@ fn wait_for_acknowledgement(
             Some(Arrival::Start(_)) => {}
             Some(Arrival::Shutdown) => power::off(),
             None => {
-                return Err(Failure::new(FailureReason::PinUnacknowledged, "the broker did not acknowledge the header pin"));
+                return Err(Failure::new(
+                    FailureReason::PinUnacknowledged,
+                    "the broker did not acknowledge the header pin",
+                ));
             }
         }
     }
@@ -236,7 +243,10 @@ fn expectation(secrets: &InstanceSecrets) -> Result<Expectation, Failure> {
     match (secrets.initialise, secrets.header_pin) {
         (true, None) => Ok(Expectation::Initialise),
         (false, Some(pin)) => Ok(Expectation::Pinned(pin)),
-        _ => Err(Failure::new(FailureReason::ReleaseInvalid, "the secrets must either pin a header or allow to initialise")),
+        _ => Err(Failure::new(
+            FailureReason::ReleaseInvalid,
+            "the secrets must either pin a header or allow to initialise",
+        )),
     }
 }
 

@@ -121,7 +121,11 @@ impl Link {
     ///
     /// # Errors
     /// When the port fails.
-    pub fn receive(&mut self, deadline: Instant, wake: Option<BorrowedFd<'_>>) -> Result<Option<Arrival>, ChannelError> {
+    pub fn receive(
+        &mut self,
+        deadline: Instant,
+        wake: Option<BorrowedFd<'_>>,
+    ) -> Result<Option<Arrival>, ChannelError> {
         loop {
             match self.channel.receive(deadline, wake) {
                 Ok(None) => return Ok(None),

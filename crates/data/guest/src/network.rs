@@ -116,9 +116,8 @@ struct Netlink {
 
 impl Netlink {
     fn open() -> Result<Self, NetworkError> {
-        let socket =
-            socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
-                .map_err(|error| NetworkError::Kernel { request: "open a netlink socket", error: error.into() })?;
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
+            .map_err(|error| NetworkError::Kernel { request: "open a netlink socket", error: error.into() })?;
         Ok(Self { socket, sequence: 0 })
     }
 
@@ -134,7 +133,8 @@ impl Netlink {
         sendto(&self.socket, &message, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))
             .map_err(|error| refuse(error.into()))?;
         let mut answer = [0u8; 4096];
-        let (length, _) = recv(&self.socket, answer.as_mut_slice(), RecvFlags::empty()).map_err(|error| refuse(error.into()))?;
+        let (length, _) =
+            recv(&self.socket, answer.as_mut_slice(), RecvFlags::empty()).map_err(|error| refuse(error.into()))?;
         if length < 20 || u16::from_ne_bytes([answer[4], answer[5]]) != ERROR {
             return Err(refuse(std::io::ErrorKind::InvalidData.into()));
         }

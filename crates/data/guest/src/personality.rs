@@ -202,9 +202,15 @@ mod tests {
         let environment = BTreeMap::from([("COLOUR".to_owned(), Zeroizing::new("blue".to_owned()))]);
         let keys: Vec<_> = keys.iter().cloned().map(Zeroizing::new).collect();
         let ssh_host_key = Zeroizing::new("KEY".to_owned());
-        Personality { hostname: "web", authorized_keys: &keys, environment: &environment, user_data, ssh_host_key: &ssh_host_key }
-            .write(root)
-            .unwrap();
+        Personality {
+            hostname: "web",
+            authorized_keys: &keys,
+            environment: &environment,
+            user_data,
+            ssh_host_key: &ssh_host_key,
+        }
+        .write(root)
+        .unwrap();
     }
 
     fn read(root: &Path, path: &str) -> String {
@@ -260,8 +266,13 @@ mod tests {
         let root = root();
         fs::write(root.path().join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").unwrap();
         let ssh_host_key = Zeroizing::new(String::new());
-        let personality =
-            Personality { hostname: "web", authorized_keys: &[], environment: &BTreeMap::new(), user_data: None, ssh_host_key: &ssh_host_key };
+        let personality = Personality {
+            hostname: "web",
+            authorized_keys: &[],
+            environment: &BTreeMap::new(),
+            user_data: None,
+            ssh_host_key: &ssh_host_key,
+        };
         assert!(personality.write(root.path()).unwrap_err().to_string().contains("no user lambda"));
     }
 }

@@ -12,7 +12,7 @@
 
 use lambda_crypto::{GuestReportKeys, InstanceSecrets, ReleaseContext, ReleaseKey, Report, release};
 use lambda_types::guest::FailureReason;
-use lambda_types::session::{Challenge, FromGuest, Hello, PROTOCOL, TpmIdentity, ToGuest};
+use lambda_types::session::{Challenge, FromGuest, Hello, PROTOCOL, ToGuest, TpmIdentity};
 use lambda_types::{BootId, InstanceId};
 use zeroize::Zeroizing;
 
@@ -58,7 +58,13 @@ pub struct Session {
 impl Session {
     /// A session for a fresh boot with fresh keys.
     #[must_use]
-    pub fn new(instance: InstanceId, boot: BootId, key: ReleaseKey, ssh_host_key: Vec<u8>, tpm: Option<TpmIdentity>) -> Self {
+    pub fn new(
+        instance: InstanceId,
+        boot: BootId,
+        key: ReleaseKey,
+        ssh_host_key: Vec<u8>,
+        tpm: Option<TpmIdentity>,
+    ) -> Self {
         let hello = Hello {
             protocol: PROTOCOL,
             instance,
@@ -201,3 +207,6 @@ impl SshHostKey {
         Ok(Self { private, public })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -164,8 +164,17 @@ impl Volume {
     fn open(&self, key: &[u8]) -> Result<(), ProcessError> {
         let device = self.device.to_string_lossy();
         let arguments = [
-            "open", "--type", "luks2", "--header", HEADER_COPY, "--key-file", "-", "--disable-locks", "--batch-mode",
-            &*device, MAPPED_NAME,
+            "open",
+            "--type",
+            "luks2",
+            "--header",
+            HEADER_COPY,
+            "--key-file",
+            "-",
+            "--disable-locks",
+            "--batch-mode",
+            &*device,
+            MAPPED_NAME,
         ];
         run(CRYPTSETUP, &arguments, key, TOOL_BOUND)
     }
@@ -180,11 +189,37 @@ impl Volume {
         let metadata = METADATA_BYTES.to_string();
         let sector = luks::SECTOR_BYTES.to_string();
         let arguments = [
-            "luksFormat", "--type", "luks2", "--batch-mode", "--disable-locks", "--cipher", luks::CIPHER,
-            "--key-size", "256", "--integrity", "aead", "--integrity-no-wipe", "--sector-size", &sector,
-            "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--hash", "sha256",
-            "--luks2-metadata-size", &metadata, "--luks2-keyslots-size", &keyslots, "--offset", &sectors,
-            "--header", HEADER_COPY, "--key-file", "-", &*device,
+            "luksFormat",
+            "--type",
+            "luks2",
+            "--batch-mode",
+            "--disable-locks",
+            "--cipher",
+            luks::CIPHER,
+            "--key-size",
+            "256",
+            "--integrity",
+            "aead",
+            "--integrity-no-wipe",
+            "--sector-size",
+            &sector,
+            "--pbkdf",
+            "pbkdf2",
+            "--pbkdf-force-iterations",
+            "1000",
+            "--hash",
+            "sha256",
+            "--luks2-metadata-size",
+            &metadata,
+            "--luks2-keyslots-size",
+            &keyslots,
+            "--offset",
+            &sectors,
+            "--header",
+            HEADER_COPY,
+            "--key-file",
+            "-",
+            &*device,
         ];
         run(CRYPTSETUP, &arguments, key, TOOL_BOUND).because(reason, "format")?;
         self.area = std::fs::read(HEADER_COPY).because(reason, "header in memory")?;
@@ -220,8 +255,20 @@ fn provided_bytes(superblock: &[u8; 24]) -> Option<u64> {
 fn make_file_system() -> Result<(), Box<dyn std::error::Error>> {
     zero_ends(Path::new(MAPPED))?;
     let arguments = [
-        "-q", "-F", "-D", "-b", "4096", "-m", "0", "-O", "sparse_super2", "-J", "size=8",
-        "-E", "num_backup_sb=0,lazy_itable_init=1,lazy_journal_init=0,nodiscard", MAPPED,
+        "-q",
+        "-F",
+        "-D",
+        "-b",
+        "4096",
+        "-m",
+        "0",
+        "-O",
+        "sparse_super2",
+        "-J",
+        "size=8",
+        "-E",
+        "num_backup_sb=0,lazy_itable_init=1,lazy_journal_init=0,nodiscard",
+        MAPPED,
     ];
     run(MKFS, &arguments, b"", TOOL_BOUND)?;
     Ok(())

@@ -28,5 +28,14 @@ fn a_guest_boots_to_ssh_keeps_its_data_over_a_restart_and_shuts_down_cleanly() {
     let mut machine = Machine::start(&options);
     broker.bring_up(&mut machine);
     println!("second boot: {:?}", machine.phases);
+    if std::env::var_os("LAMBDA_GUEST_CONSOLE").is_some() {
+        println!(
+            "{}",
+            broker.ssh(
+                &machine,
+                "sudo dmesg | grep -v audit | tail -60; systemd-analyze; systemd-analyze blame | head -20"
+            )
+        );
+    }
     assert_eq!(broker.ssh(&machine, "cat kept").trim(), "kept");
 }

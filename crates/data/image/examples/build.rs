@@ -18,7 +18,7 @@ fn main() -> anyhow::Result<()> {
             options.relock = rest.contains(&"--relock");
             build(&options, &mut progress)?
         }
-        ["replace", dir, guest] => replace_guest(dir.as_ref(), guest.as_ref(), &mut progress)?,
+        ["replace", dir, guest] => replace_guest(dir.as_ref(), guest.as_ref())?,
         ["measure", dir] => {
             let report = measure(dir.as_ref())?;
             for difference in &report.differences {

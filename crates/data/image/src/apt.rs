@@ -27,10 +27,7 @@ pub struct Mirrors {
 
 impl Default for Mirrors {
     fn default() -> Self {
-        Self {
-            debian: "http://deb.debian.org/debian".into(),
-            security: "http://deb.debian.org/debian-security".into(),
-        }
+        Self { debian: "http://deb.debian.org/debian".into(), security: "http://deb.debian.org/debian-security".into() }
     }
 }
 
@@ -128,7 +125,9 @@ impl Apt {
         let host = Tool::new("apt-config").args(["dump", "Acquire"]).run()?;
         for line in String::from_utf8_lossy(&host).lines() {
             let name = line.split(' ').next().unwrap_or_default();
-            if ["Acquire::http", "Acquire::https", "Acquire::Retries", "Acquire::Check-"].iter().any(|p| name.starts_with(p))
+            if ["Acquire::http", "Acquire::https", "Acquire::Retries", "Acquire::Check-"]
+                .iter()
+                .any(|p| name.starts_with(p))
             {
                 let _ = writeln!(conf, "{line}");
             }
@@ -206,7 +205,9 @@ pub(crate) fn resolve(release: &Release, mirrors: &Mirrors, progress: &mut dyn F
         let keep = |name: &str| match what {
             Use::Root | Use::Initramfs => true,
             Use::Firmware => name == release.firmware,
-            Use::Kernel => name.strip_prefix("linux-image-").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())),
+            Use::Kernel => {
+                name.strip_prefix("linux-image-").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+            }
         };
         for (key, url) in apt.resolve(wanted, suite)?.into_iter().filter(|((name, _), _)| keep(name)) {
             uses.entry(key).or_insert_with(|| (url, Vec::new())).1.push(what);

@@ -6,6 +6,7 @@ use lambda_types::image::{ImageManifest, file};
 
 use crate::Progress;
 use crate::apt::{self, Mirrors};
+use crate::cpio;
 use crate::error::{Error, Result};
 use crate::initramfs;
 use crate::lock::{Lock, Use};
@@ -70,11 +71,7 @@ pub fn build(options: &BuildOptions, progress: &mut dyn FnMut(Progress)) -> Resu
     let packages = Packages::fetch(lock, &options.mirrors, &options.cache, progress)?;
 
     let staging = Staging::new(&options.out)?;
-    let work = staging.dir.path().join("work");
-    let target = staging.dir.path().join("image");
-    for dir in [&work, &target] {
-        std::fs::create_dir_all(dir).map_err(Error::io("creating", dir))?;
-    }
+    let (work, target) = staging.folders()?;
     let root = work.join("root");
     root::install(&packages, &root, &work, progress)?;
     let verity = root::pack(&root, &target.join(file::ROOT), packages.lock.date, progress)?;
@@ -89,29 +86,26 @@ pub fn build(options: &BuildOptions, progress: &mut dyn FnMut(Progress)) -> Resu
     Ok(manifest)
 }
 
-/// Replaces the guest program of an image that was built from packages: rebuilds `initramfs` and `image.json`, and
-/// keeps the other parts. The packages come from the cache.
+/// Replaces the guest program of an image: rewrites `initramfs` and `image.json`, and keeps the other parts.
 ///
 /// # Errors
-/// As [`build`]; also when the image has no package lock.
-pub fn replace_guest(dir: &Path, guest_binary: &Path, progress: &mut dyn FnMut(Progress)) -> Result<ImageManifest> {
+/// When the image cannot be read, its initramfs was not made by this crate, or the guest program is not static.
+pub fn replace_guest(dir: &Path, guest_binary: &Path) -> Result<ImageManifest> {
     let (_, old) = manifest::load(dir)?;
-    let path = dir.join(file::LOCK);
-    let lock = Lock::parse(&std::fs::read(&path).map_err(Error::io("reading", &path))?)?;
     let guest = read_guest(guest_binary)?;
-    let packages = Packages::fetch(lock, &Mirrors::default(), &default_cache(), progress)?;
+    let path = dir.join(file::INITRAMFS);
+    let mut archive = cpio::Archive::parse(&std::fs::read(&path).map_err(Error::io("reading", &path))?)?;
+    archive.file(initramfs::INIT, true, guest);
     let staging = Staging::new(dir)?;
-    let work = staging.dir.path().join("work");
-    let target = staging.dir.path().join("image");
-    for folder in [&work, &target] {
-        std::fs::create_dir_all(folder).map_err(Error::io("creating", folder))?;
-    }
-    boot_parts(&packages, guest, &work, &target)?;
-    for name in [file::ROOT, file::LOCK] {
+    let (_, target) = staging.folders()?;
+    write(&target.join(file::INITRAMFS), &archive.to_bytes()?)?;
+    for name in [file::ROOT, file::LOCK, file::KERNEL, file::FIRMWARE] {
         let (from, to) = (dir.join(name), target.join(name));
-        std::fs::hard_link(&from, &to)
-            .or_else(|_| std::fs::copy(&from, &to).map(|_| ()))
-            .map_err(Error::io("copying", &from))?;
+        if from.exists() {
+            std::fs::hard_link(&from, &to)
+                .or_else(|_| std::fs::copy(&from, &to).map(|_| ()))
+                .map_err(Error::io("copying", &from))?;
+        }
     }
     let identity = Identity { name: old.name, version: old.version, verity: old.verity };
     let manifest = manifest::write(&target, identity)?;
@@ -142,12 +136,17 @@ fn boot_parts(packages: &Packages, guest: Vec<u8>, work: &Path, target: &Path) -
         .ok_or_else(|| Error::Content(format!("the kernel package has no modules for {version}")))?;
     let modules = modules::select(&folder)?;
 
-    packages.lock.only(Use::Firmware)?;
-    let firmware = unpacked(Use::Firmware, "firmware")?;
-    copy(&firmware.join("usr/share/OVMF/OVMF_CODE_4M.fd"), &target.join(file::FIRMWARE))?;
-
+    firmware(packages, work, target)?;
     let tools = unpacked(Use::Initramfs, "tools")?;
     write(&target.join(file::INITRAMFS), &initramfs::build(guest, modules, &tools)?)
+}
+
+/// Takes the firmware out of its package.
+pub(crate) fn firmware(packages: &Packages, work: &Path, target: &Path) -> Result<()> {
+    packages.lock.only(Use::Firmware)?;
+    let dir = work.join("firmware");
+    packages.unpack(Use::Firmware, &dir)?;
+    copy(&dir.join("usr/share/OVMF/OVMF_CODE_4M.fd"), &target.join(file::FIRMWARE))
 }
 
 /// Reads the guest program and refuses one that could not run alone.
@@ -161,7 +160,7 @@ pub(crate) fn read_guest(path: &Path) -> Result<Vec<u8>> {
 
 /// A folder beside the image folder; removed at the end, whatever happens.
 pub(crate) struct Staging {
-    pub(crate) dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     out: PathBuf,
 }
 
@@ -174,6 +173,16 @@ impl Staging {
             .tempdir_in(out)
             .map_err(Error::io("creating a folder in", out))?;
         Ok(Self { dir, out: out.to_path_buf() })
+    }
+
+    /// A folder to work in and one to put the parts in.
+    pub(crate) fn folders(&self) -> Result<(PathBuf, PathBuf)> {
+        let make = |name: &str| -> Result<PathBuf> {
+            let path = self.dir.path().join(name);
+            std::fs::create_dir_all(&path).map_err(Error::io("creating", &path))?;
+            Ok(path)
+        };
+        Ok((make("work")?, make("image")?))
     }
 
     /// Moves the parts to the image folder, the manifest last.

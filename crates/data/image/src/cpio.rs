@@ -11,6 +11,12 @@ const REGULAR: u32 = 0o100_000;
 const SYMLINK: u32 = 0o120_777;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
+/// Name of the entry that ends an archive.
+const TRAILER: &str = "TRAILER!!!";
+
+/// Magic number and thirteen fields of eight hex digits.
+const HEADER_BYTES: usize = 6 + 13 * 8;
+
 /// An archive in the making. Paths are relative, without `.` or `..`.
 #[derive(Default)]
 pub(crate) struct Archive {
@@ -70,13 +76,41 @@ impl Archive {
         }
     }
 
+    /// Reads an archive that [`Archive::to_bytes`] wrote.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
+        let foreign = || Error::Content("the initramfs was not made by this builder".into());
+        let mut archive = Self::default();
+        let mut at = 0usize;
+        loop {
+            let header =
+                bytes.get(at..at + HEADER_BYTES).filter(|header| header.starts_with(b"070701")).ok_or_else(foreign)?;
+            let field = |index: usize| {
+                let digits = std::str::from_utf8(&header[6 + index * 8..14 + index * 8]).map_err(|_| foreign())?;
+                u32::from_str_radix(digits, 16).map_err(|_| foreign())
+            };
+            let (mode, size, name_size) = (field(1)?, field(6)? as usize, field(11)? as usize);
+            let name_end = at + HEADER_BYTES + name_size;
+            let name =
+                bytes.get(at + HEADER_BYTES..name_end).and_then(|name| name.strip_suffix(b"\0")).ok_or_else(foreign)?;
+            let path = std::str::from_utf8(name).map_err(|_| foreign())?;
+            if path == TRAILER {
+                break;
+            }
+            let start = name_end.next_multiple_of(4);
+            let content = bytes.get(start..start + size).ok_or_else(foreign)?.to_vec();
+            archive.entries.insert(path.to_owned(), Entry { mode, content, device: (field(9)?, field(10)?) });
+            at = (start + size).next_multiple_of(4);
+        }
+        if archive.to_bytes()? == bytes { Ok(archive) } else { Err(foreign()) }
+    }
+
     /// The bytes of the archive.
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut out = Vec::new();
         for (inode, (path, entry)) in (1u32..).zip(&self.entries) {
             write(&mut out, inode, path, entry)?;
         }
-        write(&mut out, 0, "TRAILER!!!", &Entry::new(0, Vec::new()))?;
+        write(&mut out, 0, TRAILER, &Entry::new(0, Vec::new()))?;
         out.resize(out.len().next_multiple_of(512), 0);
         Ok(out)
     }
@@ -116,6 +150,19 @@ mod tests {
         two.file("usr/bin/a", true, b"x".to_vec());
         assert_eq!(one.to_bytes().unwrap(), two.to_bytes().unwrap());
         assert!(one.contains("usr") && one.contains("usr/bin"));
+        assert_eq!(Archive::parse(&one.to_bytes().unwrap()).unwrap().to_bytes().unwrap(), one.to_bytes().unwrap());
+    }
+
+    #[test]
+    fn foreign_and_damaged_archives_are_refused() {
+        let mut archive = Archive::default();
+        archive.file("init", true, b"x".to_vec());
+        let good = archive.to_bytes().unwrap();
+        let mut appended = good.clone();
+        appended.extend_from_slice(&good);
+        for bad in [&good[..good.len() - 512], &good[1..], &appended, b"" as &[u8]] {
+            assert!(Archive::parse(bad).is_err());
+        }
     }
 
     #[test]

@@ -22,7 +22,8 @@ pub(crate) fn needs(bytes: &[u8]) -> Option<Needs> {
 /// Names of the modules that a kernel module has to be loaded after: hard dependencies, and soft ones of kind `pre`.
 pub(crate) fn module_dependencies(bytes: &[u8]) -> Option<Vec<String>> {
     let elf = Elf::parse(bytes).ok()?;
-    let section = elf.section_headers.iter().find(|header| elf.shdr_strtab.get_at(header.sh_name) == Some(".modinfo"))?;
+    let section =
+        elf.section_headers.iter().find(|header| elf.shdr_strtab.get_at(header.sh_name) == Some(".modinfo"))?;
     let start = usize::try_from(section.sh_offset).ok()?;
     let notes = bytes.get(start..start.checked_add(usize::try_from(section.sh_size).ok()?)?)?;
     let mut found = Vec::new();

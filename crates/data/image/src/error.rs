@@ -34,7 +34,9 @@ pub enum Error {
         output: String,
     },
     /// Building a root file system needs privileges.
-    #[error("building a root file system needs root: file owners and modes are part of what is measured; run with sudo")]
+    #[error(
+        "building a root file system needs root: file owners and modes are part of what is measured; run with sudo"
+    )]
     NotRoot,
     /// The lock file does not parse.
     #[error("the package lock is not valid: {0}")]

@@ -9,14 +9,20 @@ use crate::error::{Error, Result};
 use crate::modules::Module;
 
 /// Programs of the initramfs.
-const PROGRAMS: [&str; 4] = ["usr/sbin/cryptsetup", "usr/sbin/mke2fs", "usr/sbin/e2fsck", "usr/sbin/resize2fs"];
+const PROGRAMS: [&str; 2] = ["usr/sbin/cryptsetup", "usr/sbin/mke2fs"];
 
 /// Folders that are mount points.
 const MOUNT_POINTS: [&str; 8] = ["proc", "sys", "dev", "run", "lower", "volume", "newroot", "tmp"];
 
+/// Where shared libraries are put.
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+
 /// Where shared libraries are looked for, relative to the folder that packages were unpacked to.
 const LIBRARY_FOLDERS: [&str; 4] =
     ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/systemd", "usr/lib"];
+
+/// Name of the guest program.
+pub(crate) const INIT: &str = "init";
 
 /// Name of the file that lists modules in load order.
 pub(crate) const ORDER: &str = "modules/order";
@@ -27,14 +33,16 @@ pub(crate) fn build(guest: Vec<u8>, modules: Vec<Module>, tools: &Path) -> Resul
     for folder in MOUNT_POINTS {
         archive.directory(folder);
     }
-    for (link, target) in [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")] {
+    for (link, target) in [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib")] {
         archive.symlink(link, target);
         archive.directory(target);
     }
+    // Programs name their loader by a path below /lib64; it is one of the libraries.
+    archive.symlink("lib64", LIBRARIES);
     // A process that the kernel starts without a console has no standard streams: Rust's runtime opens /dev/null.
     archive.character_device("dev/null", 1, 3);
     archive.character_device("dev/console", 5, 1);
-    archive.file("init", true, guest);
+    archive.file(INIT, true, guest);
     let order: String = modules.iter().map(|module| format!("{}\n", module.file)).collect();
     for module in modules {
         archive.file(&format!("modules/{}", module.file), false, module.content);
@@ -52,19 +60,13 @@ fn programs(archive: &mut Archive, tools: &Path) -> Result<()> {
         let path = find(tools, &[program.to_owned(), program.trim_start_matches("usr/").to_owned()], program)?;
         let bytes = std::fs::read(&path).map_err(Error::io("reading", &path))?;
         let needs = elf::needs(&bytes).ok_or_else(|| Error::Content(format!("`{program}` is not an ELF program")))?;
-        if let Some(loader) = needs.interpreter {
-            let name = loader.trim_start_matches('/');
-            let file = Path::new(name).file_name().map(|file| file.to_string_lossy().into_owned()).unwrap_or_default();
-            if !archive.contains(&format!("usr/{name}")) {
-                let path = library(tools, &file)?;
-                archive.file(&format!("usr/{name}"), true, std::fs::read(&path).map_err(Error::io("reading", &path))?);
-            }
-        }
+        let loader = needs.interpreter.as_deref().and_then(|path| path.strip_prefix("/lib64/"));
+        wanted.extend(loader.map(str::to_owned));
         wanted.extend(needs.libraries);
         archive.file(program, true, bytes);
     }
     while let Some(name) = wanted.pop_first() {
-        let target = format!("usr/lib/x86_64-linux-gnu/{name}");
+        let target = format!("{LIBRARIES}/{name}");
         if archive.contains(&target) {
             continue;
         }

@@ -143,7 +143,10 @@ impl Package {
 
     fn check(&self) -> Result<()> {
         let name_ok = !self.name.is_empty()
-            && self.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte));
+            && self
+                .name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte));
         let hash_ok = self.sha256.len() == 64 && self.sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
         let path_ok = self.filename.starts_with("pool/")
             && !self.filename.split('/').any(|part| part.is_empty() || part == "..")

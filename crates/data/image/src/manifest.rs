@@ -15,7 +15,7 @@ use crate::measure;
 /// No `console=`: nothing is said on any console. `cryptomgr.notests` leaves out self tests that cost seconds without
 /// hardware virtualisation.
 const COMMON_PARAMETERS: &str = "quiet loglevel=0 panic=-1 8250.nr_uarts=0 net.ifnames=0 random.trust_cpu=on \
-     cryptomgr.notests no_timer_check systemd.show_status=0 systemd.log_target=null";
+     cryptomgr.notests no_timer_check systemd.show_status=0";
 
 /// The id of an image: the first 128 bits of the SHA-256 of its manifest's bytes.
 #[must_use]

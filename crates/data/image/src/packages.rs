@@ -67,12 +67,7 @@ pub fn default_cache() -> PathBuf {
 }
 
 /// Downloads what the cache lacks and returns what could not be had.
-fn download(
-    lock: &Lock,
-    mirrors: &Mirrors,
-    cache: &Path,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Vec<Package>> {
+fn download(lock: &Lock, mirrors: &Mirrors, cache: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Vec<Package>> {
     let missing: Vec<&Package> = lock.packages.iter().filter(|package| !present(cache, package)).collect();
     if missing.is_empty() {
         return Ok(Vec::new());

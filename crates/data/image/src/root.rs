@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::lock::Use;
 use crate::packages::Packages;
 use crate::tool::Tool;
+use crate::tree::Tree;
 use crate::verity;
 use crate::{Progress, hash};
 
@@ -25,29 +26,46 @@ const SUITE: &str = "bookworm";
 const USER: &str = "lambda";
 
 /// Units that would cost boot time or do nothing in a guest whose network, clock and disks others look after.
-const MASKED: [&str; 22] = [
-    "apt-daily.timer",
+const MASKED: [&str; 39] = [
     "apt-daily-upgrade.timer",
+    "apt-daily.timer",
     "console-getty.service",
+    "dev-hugepages.mount",
     "dpkg-db-backup.timer",
     "e2scrub_all.timer",
     "e2scrub_reap.service",
     "fstrim.timer",
     "getty.target",
     "getty@.service",
+    "ldconfig.service",
+    "proc-sys-fs-binfmt_misc.automount",
     "serial-getty@.service",
+    "sys-fs-fuse-connections.mount",
+    "sys-kernel-config.mount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "systemd-ask-password-console.path",
+    "systemd-ask-password-wall.path",
+    "systemd-binfmt.service",
     "systemd-firstboot.service",
     "systemd-hwdb-update.service",
+    "systemd-initctl.socket",
     "systemd-journal-catalog-update.service",
     "systemd-journal-flush.service",
+    "systemd-journald-audit.socket",
     "systemd-logind.service",
     "systemd-machine-id-commit.service",
+    "systemd-modules-load.service",
     "systemd-networkd-wait-online.service",
     "systemd-pstore.service",
     "systemd-random-seed.service",
+    "systemd-remount-fs.service",
+    "systemd-repart.service",
+    "systemd-sysusers.service",
+    "systemd-tmpfiles-setup-dev.service",
     "systemd-update-done.service",
-    "systemd-update-utmp.service",
     "systemd-update-utmp-runlevel.service",
+    "systemd-update-utmp.service",
 ];
 
 /// What packages leave behind that is a log, a cache, or differs between two installations.
@@ -90,6 +108,8 @@ const SSH_UNIT: &str = "\
 ExecStartPre=
 RuntimeDirectory=sshd
 ";
+
+const SUDOERS: &str = "lambda ALL=(ALL:ALL) NOPASSWD: ALL\n";
 
 const SOURCES: &str = "\
 deb http://deb.debian.org/debian bookworm main
@@ -151,13 +171,13 @@ fn customise(root: &Path) -> Result<()> {
     write(root, "etc/ssh/sshd_config.d/10-lambda.conf", 0o644, SSHD_CONFIG)?;
     write(root, "etc/systemd/system/ssh.service.d/10-lambda.conf", 0o644, SSH_UNIT)?;
     write(root, "etc/apt/sources.list", 0o644, SOURCES)?;
-    write(root, "etc/sudoers.d/lambda", 0o440, &format!("{USER} ALL=(ALL:ALL) NOPASSWD: ALL\n"))?;
+    write(root, "etc/sudoers.d/lambda", 0o440, SUDOERS)?;
     write(root, "etc/hostname", 0o644, "lambda\n")?;
     write(root, "etc/hosts", 0o644, "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")?;
     write(root, "etc/resolv.conf", 0o644, "")?;
     write(root, "etc/machine-id", 0o444, "")?;
     write(root, "etc/fstab", 0o644, "")?;
-    write(root, "etc/systemd/system.conf.d/10-lambda.conf", 0o644, "[Manager]\nShowStatus=no\nLogLevel=warning\n")?;
+    write(root, "etc/systemd/system.conf.d/10-lambda.conf", 0o644, "[Manager]\nShowStatus=no\n")?;
     write(
         root,
         "etc/systemd/journald.conf.d/10-lambda.conf",
@@ -168,7 +188,7 @@ fn customise(root: &Path) -> Result<()> {
         symlink(root, &format!("etc/systemd/system/{unit}"), "/dev/null")?;
     }
     symlink(root, "etc/systemd/system/default.target", "/usr/lib/systemd/system/multi-user.target")?;
-    remove_keys(root)?;
+    remove_keys(&root.join("etc/ssh"))?;
     for path in REMOVED {
         remove(&root.join(path))?;
     }
@@ -183,11 +203,58 @@ fn customise(root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Makes an imported root file system fit: what the guest relies on is there, and nothing in it is an identity.
+pub(crate) fn adopt(tree: &Tree) -> Result<()> {
+    for folder in ["proc", "sys", "dev", "run", "tmp"] {
+        if tree.folder(folder).is_none() {
+            let path = tree.entry(folder)?;
+            std::fs::create_dir(&path).map_err(Error::io("creating", &path))?;
+        }
+    }
+    let replace = |path: &str, mode: u32, text: &str| {
+        let path = tree.entry(path)?;
+        write(Path::new("/"), &path.to_string_lossy(), mode, text)
+    };
+    replace("etc/machine-id", 0o444, "")?;
+    replace("etc/fstab", 0o644, "")?;
+    let sshd = tree.text("etc/ssh/sshd_config").unwrap_or_default();
+    // sshd takes the first value of each setting, so these win over what follows.
+    replace("etc/ssh/sshd_config", 0o644, &format!("{SSHD_CONFIG}{}", without_host_keys(&sshd)))?;
+    if let Some(folder) = tree.folder("etc/ssh") {
+        remove_keys(&folder)?;
+    }
+    if tree.folder("etc/sudoers.d").is_some() {
+        replace("etc/sudoers.d/lambda", 0o440, SUDOERS)?;
+    }
+    let passwd = tree.text("etc/passwd").unwrap_or_default();
+    if passwd.lines().any(|line| line.starts_with(&format!("{USER}:"))) {
+        return Ok(());
+    }
+    let shell = if tree.is_file("bin/bash") { "/bin/bash" } else { "/bin/sh" };
+    for (file, mode, line) in [
+        ("etc/passwd", 0o644, format!("{USER}:x:1000:1000:{USER}:/home/{USER}:{shell}")),
+        ("etc/group", 0o644, format!("{USER}:x:1000:")),
+        ("etc/shadow", 0o600, format!("{USER}:*::0:99999:7:::")),
+    ] {
+        let text = tree.text(file).unwrap_or_default();
+        let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+        replace(file, mode, &format!("{text}{end}{line}\n"))?;
+    }
+    let home = tree.entry(&format!("home/{USER}"))?;
+    make_home(&home)
+}
+
+/// An sshd configuration without its own host keys: an image has no identity.
+fn without_host_keys(config: &str) -> String {
+    let is_host_key = |line: &&str| line.trim_start().to_ascii_lowercase().starts_with("hostkey");
+    config.lines().filter(|line| !is_host_key(line)).map(|line| format!("{line}\n")).collect()
+}
+
 fn add_user(root: &Path) -> Result<()> {
     for (file, mode, line) in [
         ("etc/passwd", 0o644, format!("{USER}:x:1000:1000:{USER}:/home/{USER}:/bin/bash")),
         ("etc/group", 0o644, format!("{USER}:x:1000:")),
-        ("etc/shadow", 0o640, format!("{USER}:*:0:0:99999:7:::")),
+        ("etc/shadow", 0o640, format!("{USER}:*::0:99999:7:::")),
         ("etc/gshadow", 0o640, format!("{USER}:!::")),
     ] {
         let path = root.join(file);
@@ -201,37 +268,48 @@ fn add_user(root: &Path) -> Result<()> {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).map_err(Error::io("changing", &path))?;
     }
     let home = root.join("home").join(USER);
-    std::fs::create_dir_all(home.join(".ssh")).map_err(Error::io("creating", &home))?;
+    make_home(&home)?;
     for name in [".bashrc", ".profile", ".bash_logout"] {
         let source = root.join("etc/skel").join(name);
-        std::fs::copy(&source, home.join(name)).map_err(Error::io("copying", &source))?;
-    }
-    std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o750)).map_err(Error::io("changing", &home))?;
-    std::fs::set_permissions(home.join(".ssh"), std::fs::Permissions::from_mode(0o700))
-        .map_err(Error::io("changing", &home))?;
-    for path in [home.clone(), home.join(".ssh"), home.join(".bashrc"), home.join(".profile"), home.join(".bash_logout")] {
-        std::os::unix::fs::lchown(&path, Some(1000), Some(1000)).map_err(Error::io("changing", &path))?;
+        let target = home.join(name);
+        std::fs::copy(&source, &target).map_err(Error::io("copying", &source))?;
+        own(&target)?;
     }
     Ok(())
 }
 
-/// Sets the date of each last password change to the epoch: packages write the day of installation.
+/// The user's home folder, closed to others, with a folder for authorized keys.
+fn make_home(home: &Path) -> Result<()> {
+    for (path, mode) in [(home.to_path_buf(), 0o750), (home.join(".ssh"), 0o700)] {
+        std::fs::create_dir_all(&path).map_err(Error::io("creating", &path))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).map_err(Error::io("changing", &path))?;
+        own(&path)?;
+    }
+    Ok(())
+}
+
+fn own(path: &Path) -> Result<()> {
+    std::os::unix::fs::lchown(path, Some(1000), Some(1000)).map_err(Error::io("changing", path))
+}
+
+/// Removes the date of each last password change: packages write the day of installation. (Not 0, which would demand
+/// a change at the next login.)
 fn undate(shadow: &str) -> String {
     let mut out = String::new();
     for line in shadow.lines() {
         let mut fields: Vec<&str> = line.split(':').collect();
         if let Some(date) = fields.get_mut(2) {
-            *date = "0";
+            *date = "";
         }
         let _ = writeln!(out, "{}", fields.join(":"));
     }
     out
 }
 
-fn remove_keys(root: &Path) -> Result<()> {
-    let folder = root.join("etc/ssh");
-    for entry in std::fs::read_dir(&folder).map_err(Error::io("reading", &folder))? {
-        let path = entry.map_err(Error::io("reading", &folder))?.path();
+/// Removes SSH host keys from a folder.
+fn remove_keys(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(Error::io("reading", folder))? {
+        let path = entry.map_err(Error::io("reading", folder))?.path();
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ssh_host_")) {
             remove(&path)?;
         }

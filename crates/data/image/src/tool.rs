@@ -74,7 +74,8 @@ impl Tool {
     pub(crate) fn finish(mut self) -> Result<Finished> {
         let file = || tempfile::tempfile().map_err(Error::io("creating a temporary file in", std::env::temp_dir()));
         let (mut input, mut output, mut errors) = (file()?, file()?, file()?);
-        let failed = |reason: String| Error::Tool { program: self.program.into(), status: reason, output: String::new() };
+        let failed =
+            |reason: String| Error::Tool { program: self.program.into(), status: reason, output: String::new() };
         let io = |error: std::io::Error| failed(error.to_string());
         input.write_all(&self.input).and_then(|()| input.rewind()).map_err(io)?;
         let clone = |file: &std::fs::File| file.try_clone().map(Stdio::from).map_err(io);

@@ -20,10 +20,11 @@ const DIGEST: usize = 32;
 /// Hashes the data in `path` up to `data_size`, and gives the levels of the tree, leaves first, and the root hash.
 fn tree(path: &Path, data_size: u64, salt: &[u8]) -> Result<(Vec<Vec<u8>>, [u8; DIGEST])> {
     let unusable = |reason: &str| Err(Error::Content(format!("`{}` is no verity device: {reason}", path.display())));
-    if data_size == 0 || data_size % BLOCK as u64 != 0 {
+    if data_size == 0 || !data_size.is_multiple_of(BLOCK as u64) {
         return unusable("its data size is not a positive multiple of 4096");
     }
-    let digest = |block: &[u8]| -> [u8; DIGEST] { Sha256::new().chain_update(salt).chain_update(block).finalize().into() };
+    let digest =
+        |block: &[u8]| -> [u8; DIGEST] { Sha256::new().chain_update(salt).chain_update(block).finalize().into() };
     let mut file = File::open(path).map_err(Error::io("opening", path))?;
     let mut leaves = Vec::new();
     let mut buffer = vec![0u8; 256 * BLOCK];

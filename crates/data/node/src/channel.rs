@@ -117,9 +117,7 @@ async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> Result<FromGuest, 
     reader.read_exact(&mut frame).await?;
     let frame: FromGuest = serde_json::from_slice(&frame).map_err(|_| ChannelError::Malformed)?;
     match &frame {
-        FromGuest::ToBroker { body, .. } if body.0.len() > MAX_BODY_BYTES => {
-            Err(ChannelError::TooLong(body.0.len()))
-        }
+        FromGuest::ToBroker { body, .. } if body.0.len() > MAX_BODY_BYTES => Err(ChannelError::TooLong(body.0.len())),
         FromGuest::ToBroker { .. } | FromGuest::Report { .. } => Ok(frame),
     }
 }
@@ -166,11 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_above_the_mailbox_limit_is_refused() {
-        let big = FromGuest::ToBroker {
-            boot: BootId::from_bits(1),
-            seq: 1,
-            body: Binary(vec![0; MAX_BODY_BYTES + 1]),
-        };
+        let big = FromGuest::ToBroker { boot: BootId::from_bits(1), seq: 1, body: Binary(vec![0; MAX_BODY_BYTES + 1]) };
         assert!(matches!(read(&framed(&big)).await, Err(ChannelError::TooLong(_))));
     }
 

@@ -22,7 +22,7 @@ const NEEDED: [&str; 4] = [file::KERNEL, file::INITRAMFS, file::ROOT, file::FIRM
 
 /// Why an image cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum ImageError {
+pub(crate) enum ImageError {
     /// A file is missing or unreadable.
     #[error("cannot read {path}: {source}")]
     Read {
@@ -46,6 +46,12 @@ pub enum ImageError {
         path: PathBuf,
         /// `size` or `hash`.
         what: &'static str,
+    },
+    /// A guest's QEMU could not read it.
+    #[error("{path} is not readable by everyone, and QEMU runs as a user of its own; chmod a+r it")]
+    Private {
+        /// Which file.
+        path: PathBuf,
     },
     /// No folder holds it.
     #[error("image {0} is not on this node")]
@@ -111,7 +117,11 @@ impl Images {
             None => {
                 self.scan();
                 let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-                found.iter().find(|image| image.id == id).map(|image| image.folder.clone()).ok_or(ImageError::Unknown(id))?
+                found
+                    .iter()
+                    .find(|image| image.id == id)
+                    .map(|image| image.folder.clone())
+                    .ok_or(ImageError::Unknown(id))?
             }
         };
         let image = self.load(&folder)?;
@@ -189,8 +199,18 @@ impl Image {
         OfferedImage { id: self.id, name: self.manifest.name.clone(), version: self.manifest.version.clone() }
     }
 
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+    /// Opens a part that QEMU's user can open again.
+    ///
+    /// # Errors
+    /// When it is missing or not world-readable.
+    pub(crate) fn open(&self, name: &str) -> Result<File, ImageError> {
+        let path = self.folder.join(name);
+        let unreadable = |source| ImageError::Read { path: path.clone(), source };
+        let part = File::open(&path).map_err(unreadable)?;
+        if part.metadata().map_err(unreadable)?.mode() & 0o004 == 0 {
+            return Err(ImageError::Private { path });
+        }
+        Ok(part)
     }
 }
 

@@ -32,6 +32,11 @@ impl Outstanding {
         &self.secret
     }
 
+    #[cfg(test)]
+    pub(crate) fn for_tests(nonce: [u8; 32], secret: [u8; 32], ek_public: Vec<u8>, ak_public: Vec<u8>) -> Self {
+        Self { nonce, secret: Zeroizing::new(secret), ek_public, ak_public }
+    }
+
     /// Whether the credential was made for these two keys.
     pub(crate) fn was_for(&self, ek_public: &[u8], ak_public: &[u8]) -> bool {
         self.ek_public == ek_public && self.ak_public == ak_public

@@ -34,6 +34,8 @@ mod evidence;
 mod inspect;
 pub mod pki;
 mod policy;
+#[cfg(test)]
+mod tests;
 mod time;
 mod tpm;
 mod verdict;

@@ -21,7 +21,7 @@ pub const MAX_CHAIN: usize = 4;
 /// Most bytes in one certificate.
 pub const MAX_CERTIFICATE_BYTES: usize = 8 * 1024;
 
-/// tcg-kp-EKCertificate (TCG EK Credential Profile §3.2.16).
+/// tcg-kp-EKCertificate (TCG EK Credential Profile, Extended Key Usage).
 const EK_CERTIFICATE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.8.1");
 
 const ECDSA_WITH_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
@@ -206,7 +206,7 @@ impl ParsedCertificate {
         }
     }
 
-    /// Key agreement and nothing that signs (TCG EK Credential Profile §3.2.12, ECC storage EK).
+    /// Key agreement and nothing that signs (TCG EK Credential Profile, Key Usage of a storage EK).
     pub(crate) fn is_for_key_agreement(&self) -> Result<(), String> {
         match self.extension::<KeyUsage>()? {
             Some((_, usage))

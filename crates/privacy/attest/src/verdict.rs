@@ -103,14 +103,19 @@ impl Verdict {
     /// What the tier means, in a sentence to be shown with every verdict.
     #[must_use]
     pub fn tier_statement(&self) -> &'static str {
-        match self.tier {
-            Tier::Platform => {
-                "Tier platform: the boot is measured by a vTPM that the operator's node provides. \
-                 The guest's memory is NOT hidden from the host."
-            }
-            Tier::Hardware => {
-                "Tier hardware: the processor itself vouches for the guest and hides its memory from the host."
-            }
+        tier_statement(self.tier)
+    }
+}
+
+/// What a tier means, for people.
+pub(crate) fn tier_statement(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Platform => {
+            "Tier platform: the boot is measured by a vTPM that the operator's node provides. \
+             The guest's memory is NOT hidden from the host."
+        }
+        Tier::Hardware => {
+            "Tier hardware: the processor itself vouches for the guest and hides its memory from the host."
         }
     }
 }

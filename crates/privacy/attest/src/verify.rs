@@ -8,7 +8,7 @@ use crate::evidence::{Binding, Evidence, Report, is_ssh_ed25519};
 use crate::policy::Policy;
 use crate::time::UnixTime;
 use crate::tpm;
-use crate::verdict::{Tee, Verdict};
+use crate::verdict::{Tee, Verdict, tier_statement};
 
 /// What the evidence has to answer.
 pub struct Expectation<'a> {
@@ -49,6 +49,7 @@ pub struct Judgement {
 
 /// What accepted evidence established. Nothing but an accepted verdict makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Attested {
     /// The instance.
     pub instance: InstanceId,
@@ -105,7 +106,9 @@ fn check_tier(tee: Tee, policy: &Policy, recorder: &mut Recorder) {
     recorder.record(
         &checks::POLICY_TIER,
         match policy.minimum_tier {
-            Some(minimum) if tier >= minimum => Ok(format!("tier {tier}, the policy demands {minimum} or better")),
+            Some(minimum) if tier >= minimum => {
+                Ok(format!("the policy demands {minimum} or better. {}", tier_statement(tier)))
+            }
             Some(minimum) => Err(format!("tier {tier}, but the policy demands {minimum}")),
             None => Err("the policy does not say which tier is good enough: add `minimum_tier`".into()),
         },

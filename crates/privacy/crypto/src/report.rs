@@ -213,7 +213,7 @@ impl BrokerReportKeys {
     }
 
     /// Takes the next counter for one acknowledgement. Store these keys between this and
-    /// [`Reserved::seal`]: then a crash after it skips a counter instead of using it twice.
+    /// [`Self::seal_acknowledge`]: then a crash after it skips a counter instead of using it twice.
     ///
     /// # Errors
     /// When counters are used up.

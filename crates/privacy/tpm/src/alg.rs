@@ -1,4 +1,4 @@
-//! Algorithm, curve and structure-tag numbers (Part 2 §6.3, §6.4, §6.9): the ones that Lambda speaks.
+//! Algorithm, curve and structure-tag numbers (Part 2, TPM_ALG_ID, TPM_ECC_CURVE, TPM_ST): the ones that Lambda speaks.
 
 /// TPM_ALG_RSA.
 pub const RSA: u16 = 0x0001;

@@ -1,4 +1,4 @@
-//! TPM2_MakeCredential in software (Part 1 §24): a secret that only the TPM holding both keys can open.
+//! TPM2_MakeCredential in software (Part 1, Credential Protection): a secret that only the TPM holding both keys can open.
 
 use aes::Aes128;
 use aes::cipher::{BlockCipherEncrypt as _, KeyInit as _};
@@ -85,7 +85,7 @@ fn coordinates(key: &PublicKey) -> Result<([u8; 32], [u8; 32]), Error> {
     Ok(((*x).into(), (*y).into()))
 }
 
-/// AES-128-CFB with a zero IV (Part 1 §24.4: the key is used once).
+/// AES-128-CFB with a zero IV: the key is used once.
 fn cfb_encrypt(key: &[u8; 16], data: &mut [u8]) {
     let cipher = Aes128::new(key.into());
     let mut feedback = Zeroizing::new([0u8; 16]);

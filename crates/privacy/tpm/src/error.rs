@@ -4,7 +4,7 @@ pub enum Error {
     /// The transport failed; the text is the transport's own.
     #[error("the TPM cannot be reached: {0}")]
     Transport(String),
-    /// The TPM answered with an error code (Part 2 §6.6).
+    /// The TPM answered with an error code (Part 2, TPM_RC).
     #[error("the TPM refused {command} with response code {code:#06x}")]
     Refused {
         /// Name of the command.

@@ -1,4 +1,4 @@
-//! The two key derivation functions of Part 1 §11.4.10, over SHA-256.
+//! The two key derivation functions of Part 1 (KDFa, KDFe), over SHA-256.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};

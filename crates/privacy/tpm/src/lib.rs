@@ -7,7 +7,7 @@
 //! Everything parsed here is foreign: every length is bounded before anything is allocated, trailing bytes are
 //! refused, and an algorithm that is not on the short list in [`alg`] is refused rather than guessed at.
 //!
-//! Section numbers refer to the TCG *TPM 2.0 Library Specification*, Parts 1 to 3, and to the *TCG EK Credential
+//! References are to the TCG *TPM 2.0 Library Specification*, Parts 1 to 3, and to the *TCG EK Credential
 //! Profile for TPM Family 2.0*.
 
 #![forbid(unsafe_code)]

@@ -1,4 +1,4 @@
-//! PCR selections (Part 2 §10.6.2, §10.9.7).
+//! PCR selections (Part 2, TPMS_PCR_SELECTION and TPML_PCR_SELECTION).
 
 use crate::Error;
 use crate::alg;

@@ -1,4 +1,4 @@
-//! TPMT_PUBLIC (Part 2 §12.2.4) of the key types that Lambda uses, their names, and the two templates.
+//! TPMT_PUBLIC (Part 2) of the key types that Lambda uses, their names, and the two templates.
 
 use p256::PublicKey;
 use sha2::{Digest as _, Sha256};
@@ -12,7 +12,7 @@ const WHAT: &str = "TPMT_PUBLIC";
 /// Most bytes in a public area: an RSA-4096 key with a policy stays below it.
 pub const MAX_PUBLIC_BYTES: usize = 800;
 
-/// TPMA_OBJECT (Part 2 §8.3).
+/// TPMA_OBJECT (Part 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attributes(pub u32);
 
@@ -46,7 +46,7 @@ impl Attributes {
         Self(self.0 | other.0)
     }
 
-    /// What an endorsement key has: TCG EK Credential Profile §B.3.4, template L-2.
+    /// What an endorsement key has: TCG EK Credential Profile, template L-2.
     pub const EK: Self = Self::FIXED_TPM
         .and(Self::FIXED_PARENT)
         .and(Self::SENSITIVE_DATA_ORIGIN)
@@ -131,7 +131,7 @@ pub enum Scheme {
     },
 }
 
-/// PolicySecret(TPM_RH_ENDORSEMENT), SHA-256: TCG EK Credential Profile §B.3.1, PolicyA.
+/// PolicySecret(TPM_RH_ENDORSEMENT), SHA-256: TCG EK Credential Profile, PolicyA of the low range.
 pub const EK_POLICY: [u8; 32] = [
     0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xb3, 0xf8, 0x1a, 0x90, 0xcc, 0x8d, 0x46, 0xa5, 0xd7, 0x24, 0xfd, 0x52, 0xd7,
     0x6e, 0x06, 0x52, 0x0b, 0x64, 0xf2, 0xa1, 0xda, 0x1b, 0x33, 0x14, 0x69, 0xaa,
@@ -224,7 +224,7 @@ impl Public {
         })
     }
 
-    /// The object's name: nameAlg ‖ H(TPMT_PUBLIC) (Part 1 §16).
+    /// The object's name: nameAlg ‖ H(TPMT_PUBLIC) (Part 1, Names).
     ///
     /// # Errors
     /// When the name algorithm is not SHA-256: Lambda's keys use no other.
@@ -235,7 +235,7 @@ impl Public {
         Ok(sha256_name(&self.encode()?))
     }
 
-    /// Qualified name of this key as a primary under a hierarchy (Part 1 §16.3): H(hierarchy ‖ name).
+    /// Qualified name of this key as a primary under a hierarchy (Part 1, Names): H(hierarchy ‖ name).
     ///
     /// # Errors
     /// As [`Self::name`].

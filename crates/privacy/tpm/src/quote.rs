@@ -1,4 +1,4 @@
-//! TPMS_ATTEST of type quote (Part 2 §10.12.8, §10.12.12).
+//! TPMS_ATTEST of type quote (Part 2, TPMS_QUOTE_INFO).
 
 use crate::Error;
 use crate::pcr::PcrSelection;
@@ -13,7 +13,7 @@ pub const TYPE_QUOTE: u16 = 0x8018;
 /// Most bytes in an attestation structure; a quote with every optional field full stays below it.
 pub const MAX_ATTEST_BYTES: usize = 1024;
 
-/// The TPM's clock when it signed (Part 2 §10.11.1).
+/// The TPM's clock when it signed (Part 2, TPMS_CLOCK_INFO).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockInfo {
     /// Milliseconds that the TPM has been powered, over its life.

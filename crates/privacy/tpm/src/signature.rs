@@ -1,4 +1,4 @@
-//! TPMT_SIGNATURE (Part 2 §11.3.4): ECDSA on a 256-bit curve, and the RSA schemes as bytes.
+//! TPMT_SIGNATURE (Part 2): ECDSA on a 256-bit curve, and the RSA schemes as bytes.
 
 use crate::wire::{Reader, Writer};
 use crate::{Error, alg};

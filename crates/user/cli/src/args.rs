@@ -242,11 +242,6 @@ pub(crate) enum Image {
     Build(Build),
     /// Recomputes every expected measurement from an image's parts and compares.
     Measure(Folder),
-    /// Makes an image from any root file system that has an init and sshd.
-    #[command(
-        after_help = "Example:\n  lambda image import --name mine --rootfs rootfs.tar --kernel vmlinuz --firmware OVMF_CODE_4M.fd --out ./mine"
-    )]
-    Import(Import),
     /// Measures an image and, if everything agrees, keeps its reference values for release policies.
     Trust(Folder),
     /// Lists the cloud's images and whether you trust them.
@@ -275,35 +270,6 @@ pub(crate) struct Build {
     /// Package lock; the one this program carries if left out.
     #[arg(long, value_name = "FILE")]
     pub(crate) lock: Option<PathBuf>,
-}
-
-/// `lambda image import`.
-#[derive(Debug, Args)]
-pub(crate) struct Import {
-    /// Name in image.json.
-    #[arg(long)]
-    pub(crate) name: String,
-    /// Version in image.json.
-    #[arg(long, default_value = "1")]
-    pub(crate) version: String,
-    /// Root file system, tar.
-    #[arg(long, value_name = "TAR")]
-    pub(crate) rootfs: PathBuf,
-    /// Linux kernel with EFI stub.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kernel: PathBuf,
-    /// The kernel's modules, if the root file system does not carry them.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) modules: Option<PathBuf>,
-    /// UEFI firmware, code volume; the one of the locked packages if left out.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) firmware: Option<PathBuf>,
-    /// The lambda-guest program; the one beside this program if left out.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) guest: Option<PathBuf>,
-    /// Folder to write.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: PathBuf,
 }
 
 /// `lambda broker …`.

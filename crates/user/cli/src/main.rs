@@ -58,7 +58,6 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Image(command) => match command {
             Image::Build(args) => image::build(format, &args),
             Image::Measure(args) => image::measure(format, &args),
-            Image::Import(args) => image::import(format, &args),
             Image::Trust(args) => image::trust(format, &args),
             Image::List => image::list(format).await,
         },

@@ -6,7 +6,7 @@
 //!   Evidence                      the challenge's secret             Release, or Refused
 //!   Evidence                      no secret for it (restarted, or    Challenge, after a grace period for
 //!                                 another broker's challenge)        a broker that may be alive
-//!   Evidence, boot released       and the guest no longer waits      nothing
+//!   Evidence                      no secret, guest has its keys      nothing: a re-attestation
 //!   Report                        the release's sealed report keys   Acknowledge, once the pin is stored
 //! ```
 //!

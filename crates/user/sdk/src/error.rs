@@ -144,7 +144,13 @@ impl Error {
         }
     }
 
-    pub(crate) fn refusal(checks: Vec<String>, detail: String) -> Self {
+    /// A refusal; its text names every check, also those that the detail leaves out.
+    pub(crate) fn refusal(checks: Vec<String>, mut detail: String) -> Self {
+        for check in &checks {
+            if !detail.contains(check.as_str()) {
+                detail.push_str(&format!(" ({check})"));
+            }
+        }
         Self::IdentityRefused(Box::new(Refusal { checks, detail }))
     }
 

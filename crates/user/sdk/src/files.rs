@@ -65,7 +65,7 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
 /// Writes JSON.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
     let mut bytes = serde_json::to_vec_pretty(value)
         .map_err(|error| Error::Damaged { path: path.into(), detail: error.to_string() })?;

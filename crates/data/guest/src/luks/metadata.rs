@@ -112,7 +112,10 @@ pub(super) fn check(json: &[u8]) -> Result<(), HeaderError> {
     check_digest(&digests.0)?;
     let Config { json_size, keyslots_size } = config;
     rule(json_size.0 == JSON_BYTES, "config: size of the JSON area")?;
-    rule(KEYSLOTS_OFFSET + keyslots_size.0.min(u64::from(u32::MAX)) <= HEADER_BYTES as u64, "config: size of the key slots area")
+    rule(
+        KEYSLOTS_OFFSET + keyslots_size.0.min(u64::from(u32::MAX)) <= HEADER_BYTES as u64,
+        "config: size of the key slots area",
+    )
 }
 
 fn rule(holds: bool, what: &'static str) -> Result<(), HeaderError> {

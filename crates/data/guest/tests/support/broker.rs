@@ -65,8 +65,7 @@ impl Broker {
 
     /// The release that answers [`Self::challenge`].
     pub fn release(&self, hello: &Hello) -> (session::ToGuest, BrokerReportKeys) {
-        let context =
-            ReleaseContext { policy_hash: POLICY, instance: hello.instance, boot: hello.boot, nonce: NONCE };
+        let context = ReleaseContext { policy_hash: POLICY, instance: hello.instance, boot: hello.boot, nonce: NONCE };
         let sealed = release::seal(hello.hpke_public.as_slice(), &context, &self.secrets).unwrap();
         let message = session::ToGuest::Release {
             encapsulated_key: sealed.encapsulated_key.into(),

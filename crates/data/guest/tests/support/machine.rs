@@ -42,9 +42,9 @@ pub fn new_volume(folder: &Path, bytes: u64) -> PathBuf {
 
 /// A running machine; ends with its value.
 pub struct Machine {
+    qemu: Process,
+    _swtpm: Process,
     folder: tempfile::TempDir,
-    qemu: Child,
-    swtpm: Child,
     channel: UnixStream,
     pending: Vec<u8>,
     start: Start,
@@ -62,17 +62,18 @@ impl Machine {
         let tpm = folder.path().join("tpm");
         fs::create_dir(&tpm).unwrap();
         let control = folder.path().join("tpm.sock");
-        let mut swtpm = Command::new("swtpm")
+        let mut swtpm = Command::new("swtpm");
+        swtpm
             .args(["socket", "--tpm2", "--tpmstate", &format!("dir={}", tpm.display())])
             .args(["--ctrl", &format!("type=unixio,path={}", control.display()), "--terminate"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::null());
+        let mut swtpm = Process::start(&mut swtpm);
         wait_for(&control, &mut swtpm);
         let ssh_port = free_port();
         let started = Instant::now();
-        let mut qemu = qemu(folder.path(), options, ssh_port).spawn().unwrap();
+        let mut qemu = Process::start(&mut qemu(folder.path(), options, ssh_port));
         let socket = folder.path().join("guest.sock");
         wait_for(&socket, &mut qemu);
         let channel = connect(&socket);
@@ -83,8 +84,17 @@ impl Machine {
             gateway: Ipv4Addr::new(10, 0, 2, 2),
         };
         let start = Start { instance: options.instance, ek_chain: Vec::new(), network };
-        let mut machine =
-            Self { folder, qemu, swtpm, channel, pending: Vec::new(), start, ssh_port, phases: Vec::new(), started };
+        let mut machine = Self {
+            qemu,
+            _swtpm: swtpm,
+            folder,
+            channel,
+            pending: Vec::new(),
+            start,
+            ssh_port,
+            phases: Vec::new(),
+            started,
+        };
         machine.say_start();
         machine
     }
@@ -156,7 +166,7 @@ impl Machine {
     /// Waits until QEMU has ended by itself.
     pub fn powered_off(&mut self) {
         let deadline = Instant::now() + BOUND;
-        while self.qemu.try_wait().unwrap().is_none() {
+        while !self.qemu.has_ended() {
             assert!(Instant::now() < deadline, "the guest did not power off; phases: {:?}", self.phases);
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -164,8 +174,7 @@ impl Machine {
 
     /// Pulls the plug.
     pub fn kill(&mut self) {
-        self.qemu.kill().ok();
-        self.qemu.wait().ok();
+        self.qemu.end();
     }
 
     /// A folder that goes away with the machine.
@@ -174,12 +183,27 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
+/// A child that ends with its value.
+struct Process(Child);
+
+impl Process {
+    fn start(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+
+    fn end(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+impl Drop for Process {
     fn drop(&mut self) {
-        for child in [&mut self.qemu, &mut self.swtpm] {
-            child.kill().ok();
-            child.wait().ok();
-        }
+        self.end();
     }
 }
 
@@ -198,7 +222,10 @@ fn qemu(folder: &Path, options: &Options, ssh_port: u16) -> Command {
     command
         .args(["-machine", "q35,smm=off", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", &serial])
-        .args(["-drive", &format!("if=pflash,format=raw,unit=0,readonly=on,file={}", image.join(file::FIRMWARE).display())])
+        .args([
+            "-drive",
+            &format!("if=pflash,format=raw,unit=0,readonly=on,file={}", image.join(file::FIRMWARE).display()),
+        ])
         .args(["-chardev", &format!("socket,id=tpm,path={}", folder.join("tpm.sock").display())])
         .args(["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"])
         .args(["-drive", &format!("if=none,id=root,format=raw,readonly=on,file={}", root.display())])
@@ -215,7 +242,8 @@ fn qemu(folder: &Path, options: &Options, ssh_port: u16) -> Command {
         .arg("-initrd")
         .arg(initramfs(folder, &image))
         .args(["-append", &command_line])
-        .stdin(Stdio::null());
+        .stdin(Stdio::null())
+        .stderr(File::create(folder.join("qemu.err")).unwrap());
     command
 }
 
@@ -245,11 +273,12 @@ fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-fn wait_for(path: &Path, owner: &mut Child) {
+fn wait_for(path: &Path, owner: &mut Process) {
     let deadline = Instant::now() + BOUND;
     while !path.exists() {
         assert!(Instant::now() < deadline, "{} did not appear", path.display());
-        assert!(owner.try_wait().unwrap().is_none(), "{} did not appear: its owner ended", path.display());
+        let complaint = || fs::read_to_string(path.with_file_name("qemu.err")).unwrap_or_default();
+        assert!(!owner.has_ended(), "{} did not appear: its owner ended: {}", path.display(), complaint());
         std::thread::sleep(Duration::from_millis(5));
     }
 }

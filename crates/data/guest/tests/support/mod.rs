@@ -4,7 +4,6 @@
 //! the place of the image's own `/init`. `LAMBDA_GUEST_CONSOLE`, if set, is a folder for what guests print.
 
 #![allow(dead_code, reason = "each test file uses another part")]
-
 #![allow(unreachable_pub, reason = "a module of each test file")]
 
 pub mod broker;

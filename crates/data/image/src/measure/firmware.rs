@@ -14,7 +14,8 @@ use super::platform_info;
 use crate::hash;
 
 /// EE4E5898-3914-4259-9D6E-DC7BD79403CF, as stored: a section compressed with LZMA.
-const LZMA_SECTION: [u8; 16] = [0x98, 0x58, 0x4e, 0xee, 0x14, 0x39, 0x59, 0x42, 0x9d, 0x6e, 0xdc, 0x7b, 0xd7, 0x94, 0x03, 0xcf];
+const LZMA_SECTION: [u8; 16] =
+    [0x98, 0x58, 0x4e, 0xee, 0x14, 0x39, 0x59, 0x42, 0x9d, 0x6e, 0xdc, 0x7b, 0xd7, 0x94, 0x03, 0xcf];
 
 /// Section type of a firmware volume.
 const FIRMWARE_VOLUME: u8 = 0x17;
@@ -52,8 +53,12 @@ impl Volumes {
             return Err(MeasureError::Firmware("it does not hold exactly a PEI and a DXE volume"));
         };
         let found = hex::encode(hash::bytes(pei));
-        let build = BUILDS.iter().find(|build| build.pei == found).ok_or(MeasureError::UnknownFirmware { pei: found })?;
-        if pei.get(build.offset..build.offset + platform_info::SIZE).is_none_or(|block| block.iter().any(|byte| *byte != 0)) {
+        let build =
+            BUILDS.iter().find(|build| build.pei == found).ok_or(MeasureError::UnknownFirmware { pei: found })?;
+        if pei
+            .get(build.offset..build.offset + platform_info::SIZE)
+            .is_none_or(|block| block.iter().any(|byte| *byte != 0))
+        {
             return Err(MeasureError::Firmware("its platform information block is not empty"));
         }
         Ok(Self { pei: pei.to_vec(), dxe: hash::bytes(dxe), offset: build.offset })

@@ -13,7 +13,7 @@ use lambda_types::image::{TpmExpected, file};
 use lambda_types::shape::Shape;
 
 pub use pcr::SELECTION;
-pub use report::{Difference, Report, measure};
+pub use report::{Difference, Report, differences, measure};
 
 use crate::error::{Error, Result};
 use crate::hash;

@@ -84,6 +84,17 @@ pub fn measure(dir: &Path) -> Result<Report> {
     Ok(Report { id, manifest, expected, differences })
 }
 
+/// [`measure`], as one sentence for each difference. Empty when the image is what its manifest says.
+///
+/// # Errors
+/// As [`measure`].
+pub fn differences(dir: &Path) -> Result<Vec<String>> {
+    let sentence = |Difference { what, manifest, computed }: Difference| {
+        format!("{what}: the manifest says `{manifest}`, the parts give `{computed}`")
+    };
+    Ok(measure(dir)?.differences.into_iter().map(sentence).collect())
+}
+
 /// Compares two JSON trees leaf by leaf.
 fn values(
     path: &str,
@@ -105,6 +116,10 @@ fn values(
                 values(&format!("{path}.{index}"), said, found, compare);
             }
         }
-        _ => compare(path.to_owned(), said.as_str().unwrap_or(&said.to_string()), found.as_str().unwrap_or(&found.to_string())),
+        _ => compare(
+            path.to_owned(),
+            said.as_str().unwrap_or(&said.to_string()),
+            found.as_str().unwrap_or(&found.to_string()),
+        ),
     }
 }

@@ -66,7 +66,8 @@ impl Process {
         if ProcessRef::of(reference.pid)? != Some(reference) {
             return Ok(None);
         }
-        let pidfd = AsyncFd::register_with_interest(pidfd, tokio::io::Interest::READABLE)?;
+        // SAFETY: the descriptor is owned by the AsyncFd for as long as it is registered, and nothing closes it earlier.
+        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, tokio::io::Interest::READABLE)? };
         Ok(Some(Self { reference, pidfd }))
     }
 
@@ -194,7 +195,9 @@ pub(crate) fn seal_inherited_descriptors() -> io::Result<()> {
         };
         // SAFETY: only the close-on-exec flag is touched; a descriptor closed meanwhile answers EBADF.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        match rustix::io::fcntl_getfd(fd).and_then(|flags| rustix::io::fcntl_setfd(fd, flags | rustix::io::FdFlags::CLOEXEC)) {
+        match rustix::io::fcntl_getfd(fd)
+            .and_then(|flags| rustix::io::fcntl_setfd(fd, flags | rustix::io::FdFlags::CLOEXEC))
+        {
             Ok(()) | Err(rustix::io::Errno::BADF) => {}
             Err(error) => return Err(error.into()),
         }
@@ -244,7 +247,8 @@ mod tests {
         assert!(text.contains("NoNewPrivs:\t1"), "{text}");
         assert!(text.lines().any(|line| line.starts_with("Max core file size") && line.contains(" 0 ")), "{text}");
         assert!(!text.contains("HOME="), "{text}");
-        let interfaces = text.lines().filter(|line| line.contains(": ") && line.trim_start().starts_with("lo:")).count();
+        let interfaces =
+            text.lines().filter(|line| line.contains(": ") && line.trim_start().starts_with("lo:")).count();
         assert_eq!(interfaces, 1, "{text}");
         assert!(!text.contains("eth0"), "{text}");
     }

@@ -111,6 +111,8 @@ pub fn next_step(desired: Option<&DesiredInstance>, local: &Local) -> Step {
         Some((Power::Stopped, _)) if running => shut_down(local),
         Some((Power::Running, epoch)) if running && epoch > local.epoch => shut_down(local),
         Some((Power::Running, epoch)) if !running && epoch > local.epoch => Step::Start,
+        // The same, and meanwhile it is wanted off: the boot is over before it began.
+        Some((Power::Stopped, _)) if local.stored && local.outcome.is_none() => Step::CleanUp,
         // The agent was killed between deciding to start and starting.
         Some((Power::Running, epoch)) if !running && epoch == local.epoch && local.outcome.is_none() => Step::Start,
         Some((Power::Running | Power::Stopped, _)) | None if running => watch(local),
@@ -201,8 +203,7 @@ mod tests {
         now_ms: NOW,
     };
 
-    const RUNNING: Local =
-        Local { stored: true, epoch: 1, machine: Machine::Running, phase: Phase::Ready, ..NOTHING };
+    const RUNNING: Local = Local { stored: true, epoch: 1, machine: Machine::Running, phase: Phase::Ready, ..NOTHING };
 
     const FOREVER: Step = Step::Wait { until_ms: None };
 
@@ -220,6 +221,12 @@ mod tests {
     fn an_interrupted_start_is_taken_up_again() {
         let local = Local { stored: true, epoch: 1, phase: Phase::Preparing, ..NOTHING };
         assert_eq!(next_step(Some(&desired(Power::Running, 1)), &local), Step::Start);
+    }
+
+    #[test]
+    fn an_interrupted_start_that_is_wanted_off_is_recorded_as_stopped() {
+        let local = Local { stored: true, epoch: 1, phase: Phase::Preparing, ..NOTHING };
+        assert_eq!(next_step(Some(&desired(Power::Stopped, 1)), &local), Step::CleanUp);
     }
 
     #[test]

@@ -15,9 +15,11 @@ use lambda_types::guest::GuestNetwork;
 
 /// Why an instance has no network.
 #[derive(Debug, thiserror::Error)]
-pub enum NetworkError {
+pub(crate) enum NetworkError {
     /// The namespace cannot be made or entered.
-    #[error("cannot set up the node's network namespace: {operation}: {source}; CAP_SYS_ADMIN and CAP_NET_ADMIN are needed")]
+    #[error(
+        "cannot set up the node's network namespace: {operation}: {source}; CAP_SYS_ADMIN and CAP_NET_ADMIN are needed"
+    )]
     Namespace {
         /// What was tried.
         operation: &'static str,
@@ -102,7 +104,8 @@ fn parse_mac(text: &str) -> Option<[u8; 6]> {
     let mut mac = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut mac {
-        let part = parts.next().filter(|part| part.len() == 2 && part.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
+        let part =
+            parts.next().filter(|part| part.len() == 2 && part.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
         *byte = u8::from_str_radix(part, 16).ok()?;
     }
     parts.next().is_none().then_some(mac)
@@ -147,9 +150,8 @@ mod tests {
 
     #[test]
     fn overlapping_links_are_seen() {
-        let parse = |address, prefix, gateway| {
-            Segment::parse(&network("02:00:00:00:00:01", address, prefix, gateway)).unwrap()
-        };
+        let parse =
+            |address, prefix, gateway| Segment::parse(&network("02:00:00:00:00:01", address, prefix, gateway)).unwrap();
         let one = parse([10, 1, 2, 2], 30, [10, 1, 2, 1]);
         assert!(one.overlaps(parse([10, 1, 2, 9], 24, [10, 1, 2, 1])));
         assert!(!one.overlaps(parse([10, 1, 2, 6], 30, [10, 1, 2, 5])));

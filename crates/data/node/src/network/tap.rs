@@ -75,20 +75,14 @@ pub(crate) fn create(tap: &str, segment: Segment) -> Result<OwnedFd, NetworkErro
 }
 
 fn attach(device: &OwnedFd, tap: &str) -> rustix::io::Result<()> {
-    let request =
-        FlagsRequest { name: name_bytes(tap), flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, rest: [0; 22] };
+    let request = FlagsRequest { name: name_bytes(tap), flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, rest: [0; 22] };
     // SAFETY: TUNSETIFF reads a whole ifreq, which FlagsRequest lays out.
     unsafe { rustix::ioctl::ioctl(device, Setter::<TUNSETIFF, FlagsRequest>::new(request)) }
 }
 
 fn set_address<const CODE: Opcode, Fd: AsFd>(control: Fd, tap: &str, address: Ipv4Addr) -> rustix::io::Result<()> {
-    let request = AddressRequest {
-        name: name_bytes(tap),
-        family: AF_INET,
-        port: 0,
-        address: address.octets(),
-        rest: [0; 16],
-    };
+    let request =
+        AddressRequest { name: name_bytes(tap), family: AF_INET, port: 0, address: address.octets(), rest: [0; 16] };
     // SAFETY: SIOCSIFADDR and SIOCSIFNETMASK read a whole ifreq, which AddressRequest lays out.
     unsafe { rustix::ioctl::ioctl(control, Setter::<CODE, AddressRequest>::new(request)) }
 }

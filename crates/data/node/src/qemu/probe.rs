@@ -112,8 +112,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = folder.path().join("a.json");
         let write = |host_boot: &str| {
-            let cached =
-                Cached { host_boot: host_boot.into(), qemu: "/q".into(), acceleration: Acceleration::Kvm };
+            let cached = Cached { host_boot: host_boot.into(), qemu: "/q".into(), acceleration: Acceleration::Kvm };
             std::fs::write(&cache, serde_json::to_vec(&cached).unwrap()).unwrap();
         };
         assert_eq!(cached(&cache, Path::new("/q")), None);

@@ -32,6 +32,13 @@ struct Line {
     #[serde(rename = "return")]
     value: Option<serde_json::Value>,
     error: Option<Refusal>,
+    event: Option<String>,
+    data: Option<EventData>,
+}
+
+#[derive(Deserialize)]
+struct EventData {
+    reason: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -76,6 +83,23 @@ impl Monitor {
     /// When QEMU does not answer in time; it may be ending already.
     pub(crate) async fn quit(&mut self) -> io::Result<()> {
         self.execute("quit").await.map(drop)
+    }
+
+    /// Reads until QEMU says that the guest powered itself off (`true`), or the monitor ends.
+    ///
+    /// # Errors
+    /// When the monitor sends what is not QMP.
+    pub(crate) async fn powered_off(&mut self) -> io::Result<bool> {
+        loop {
+            let line = match self.line().await {
+                Ok(line) => line,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+                Err(error) => return Err(error),
+            };
+            if line.event.as_deref() == Some("SHUTDOWN") {
+                return Ok(line.data.is_some_and(|data| data.reason.as_deref() == Some("guest-shutdown")));
+            }
+        }
     }
 
     async fn execute(&mut self, command: &str) -> io::Result<serde_json::Value> {

@@ -32,9 +32,7 @@ impl Workshop {
     /// # Errors
     /// When swtpm or the TPM fails; the folder is then of no use.
     pub(crate) fn make(&self, folder: &Path) -> Result<Identity, VtpmError> {
-        let files = |operation| {
-            move |source| VtpmError::Files { operation, folder: folder.into(), source }
-        };
+        let files = |operation| move |source| VtpmError::Files { operation, folder: folder.into(), source };
         std::fs::create_dir(folder.join(file::TPM_STATE)).map_err(files("create the state folder"))?;
         own_state(folder, self.uid)?;
         let listener = listen(folder, file::TPM_SOCKET, 0o600).map_err(files("bind the control socket"))?;
@@ -61,20 +59,21 @@ impl Workshop {
 }
 
 fn operate(folder: &Path) -> Result<lambda_tpm::Public, VtpmError> {
-    let stream = connect(folder, file::TPM_SOCKET)
-        .map_err(|source| VtpmError::Control { operation: "connect", source })?;
+    let stream =
+        connect(folder, file::TPM_SOCKET).map_err(|source| VtpmError::Control { operation: "connect", source })?;
     let mut control = Control::new(stream)?;
-    let data = control.open_data()?;
-    let ek = set_up(&mut control, data)?;
+    let mut data = control.open_data()?;
+    let ek = set_up(&mut control, &mut data)?;
+    // The data channel stays open until here: swtpm ends by itself when it closes.
     control.shut_down()?;
     Ok(ek)
 }
 
 /// Reduces the banks, which takes effect when the TPM is powered on again, and reads the endorsement key.
-fn set_up(control: &mut Control, mut data: Data) -> Result<lambda_tpm::Public, VtpmError> {
+fn set_up(control: &mut Control, data: &mut Data) -> Result<lambda_tpm::Public, VtpmError> {
     let failed = |doing| move |source| VtpmError::Tpm { doing, source };
     control.power_on()?;
-    let mut tpm = Tpm::new(&mut data);
+    let mut tpm = Tpm::new(data);
     tpm.startup_clear().map_err(failed("starting up"))?;
     tpm.allocate_sha256_only().map_err(failed("selecting the SHA-256 bank"))?;
     tpm.shutdown_clear().map_err(failed("shutting down"))?;

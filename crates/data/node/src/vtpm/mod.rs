@@ -24,7 +24,7 @@ use crate::layout::file;
 
 /// Why a vTPM could not be made or started.
 #[derive(Debug, thiserror::Error)]
-pub enum VtpmError {
+pub(crate) enum VtpmError {
     /// swtpm did not start.
     #[error("cannot start {program}: {source}; install the package swtpm")]
     Start {
@@ -123,8 +123,7 @@ pub(crate) fn start(
 pub(crate) fn own_state(folder: &Path, uid: u32) -> Result<(), VtpmError> {
     use std::os::unix::fs::{PermissionsExt as _, chown};
     let state = folder.join(file::TPM_STATE);
-    let failed =
-        |source| VtpmError::Files { operation: "hand over the state", folder: folder.into(), source };
+    let failed = |source| VtpmError::Files { operation: "hand over the state", folder: folder.into(), source };
     std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
     chown(&state, Some(uid), Some(uid)).map_err(failed)?;
     for entry in std::fs::read_dir(&state).map_err(failed)? {

@@ -42,15 +42,22 @@ impl Pool {
         Ok(Self { ready: Mutex::new(ready), task })
     }
 
+    /// A finished vTPM. A failure may be long past: one more attempt shows whether it stays.
+    async fn take(&self) -> Result<PathBuf, VtpmError> {
+        let mut ready = self.ready.lock().await;
+        match ready.recv().await.ok_or(VtpmError::Pool)? {
+            Ok(path) => Ok(path),
+            Err(_) => ready.recv().await.ok_or(VtpmError::Pool)?,
+        }
+    }
+
     /// Moves a finished vTPM into an instance's folder. `vtpm.json` comes last: it says that the move is complete.
     ///
     /// # Errors
     /// When none can be made, with the reason of the latest attempt.
     pub(crate) async fn adopt(&self, instance: &Path) -> Result<Identity, VtpmError> {
-        let source = self.ready.lock().await.recv().await.ok_or(VtpmError::Pool)??;
-        let failed = |operation| {
-            move |source| VtpmError::Files { operation, folder: instance.into(), source }
-        };
+        let source = self.take().await?;
+        let failed = |operation| move |source| VtpmError::Files { operation, folder: instance.into(), source };
         let state = instance.join(file::TPM_STATE);
         remove_tree(&state).map_err(failed("remove an unfinished vTPM"))?;
         std::fs::rename(source.join(file::TPM_STATE), state).map_err(failed("move the vTPM"))?;
@@ -117,8 +124,7 @@ async fn fill(
 
 fn make(workshop: &Workshop, folder: &Path, number: u64) -> Result<PathBuf, VtpmError> {
     let started = std::time::Instant::now();
-    let files =
-        |operation| move |source| VtpmError::Files { operation, folder: folder.into(), source };
+    let files = |operation| move |source| VtpmError::Files { operation, folder: folder.into(), source };
     let (unfinished, finished) = (folder.join(format!("{UNFINISHED}{number}")), folder.join(number.to_string()));
     remove_tree(&unfinished).map_err(files("remove an unfinished vTPM"))?;
     std::fs::create_dir(&unfinished).map_err(files("create a folder"))?;

@@ -3,7 +3,7 @@ use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 use super::Event;
 
-/// TCG_EVENTTYPE (PFP §10.4.1).
+/// TCG_EVENTTYPE (PFP, Event Types).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventKind(pub u32);
 
@@ -84,7 +84,7 @@ pub enum Grounding {
 }
 
 impl Event {
-    /// Recomputes the digest of one bank from the event's data, where the type defines how (PFP §10.4.1).
+    /// Recomputes the digest of one bank from the event's data, where the type defines how (PFP, Event Types).
     #[must_use]
     pub fn grounding(&self, bank: u16) -> Grounding {
         let Some(digest) = self.digests.get(&bank) else { return Grounding::Contradicted };
@@ -118,7 +118,7 @@ impl Event {
     }
 }
 
-/// VariableData of a UEFI_VARIABLE_DATA (PFP §10.4.4): GUID, name length in characters, data length, name, data.
+/// VariableData of a UEFI_VARIABLE_DATA (PFP): GUID, name length in characters, data length, name, data.
 fn variable_data(bytes: &[u8]) -> Option<&[u8]> {
     let (_guid, rest) = bytes.split_at_checked(16)?;
     let (name_len, rest) = rest.split_first_chunk::<8>()?;

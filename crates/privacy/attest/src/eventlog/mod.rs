@@ -4,7 +4,7 @@
 //! event's *content* true is that its digest is the hash of that content, where the event type defines it so. Both are
 //! computed here, neither is judged.
 //!
-//! Section numbers refer to the *TCG PC Client Platform Firmware Profile* (PFP).
+//! References are to the *TCG PC Client Platform Firmware Profile* (PFP).
 
 mod kind;
 mod parse;
@@ -36,7 +36,7 @@ pub struct EventLog {
 pub enum Format {
     /// TCG_PCR_EVENT, SHA-1 only.
     Tcg12,
-    /// TCG_PCR_EVENT2 after a "Spec ID Event03" header (PFP §10.4.5).
+    /// TCG_PCR_EVENT2 after a "Spec ID Event03" header (PFP, EV_NO_ACTION Event Types).
     CryptoAgile,
 }
 

@@ -18,8 +18,8 @@ const MAX_EVENT_BYTES: usize = 256 * 1024;
 const PCR_COUNT: u32 = 24;
 
 impl EventLog {
-    /// Parses a whole log. Zero bytes after the last event are the unused rest of the firmware's buffer; anything else
-    /// there is refused.
+    /// Parses a whole log. Bytes that are all 0x00 or all 0xff after the last event are the unused rest of the
+    /// firmware's buffer; anything else there is refused.
     ///
     /// # Errors
     /// When it is too long, cut short, or inconsistent with its own header.
@@ -59,7 +59,7 @@ enum Header {
     CryptoAgile(BTreeMap<u16, usize>),
 }
 
-/// TCG_EfiSpecIDEvent (PFP §10.4.5.1). The digest sizes in it must be the algorithms' own.
+/// TCG_EfiSpecIDEvent (PFP). The digest sizes in it must be the algorithms' own.
 fn spec_id(data: &[u8], offset: usize) -> Result<Header, EventLogError> {
     // The header event's fixed part is 32 bytes; errors point into its data.
     let base = offset.saturating_add(32);
@@ -118,7 +118,8 @@ impl<'a> Cursor<'a> {
 
     /// Whether another event follows.
     fn more(&self, events: &[Event]) -> Result<bool, EventLogError> {
-        if self.rest().iter().all(|byte| *byte == 0) {
+        let unused = |fill: u8| self.rest().iter().all(|byte| *byte == fill);
+        if unused(0) || unused(0xff) {
             return Ok(false);
         }
         if events.len() >= MAX_EVENTS {
@@ -150,13 +151,15 @@ impl<'a> Cursor<'a> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn pcr(&mut self) -> Result<u32, EventLogError> {
+    /// Register and type. Only an event that extends nothing may name the register of all ones, as Windows does.
+    fn head(&mut self) -> Result<(u32, EventKind), EventLogError> {
         let at = self.at;
-        let pcr = self.u32()?;
-        if pcr >= PCR_COUNT && pcr != u32::MAX {
-            return Err(EventLogError { at, why: "there is no such register" });
+        let (pcr, kind) = (self.u32()?, EventKind(self.u32()?));
+        if pcr < PCR_COUNT || (pcr == u32::MAX && kind == EventKind::NO_ACTION) {
+            Ok((pcr, kind))
+        } else {
+            Err(EventLogError { at, why: "there is no such register" })
         }
-        Ok(pcr)
     }
 
     fn data(&mut self) -> Result<Vec<u8>, EventLogError> {
@@ -170,8 +173,7 @@ impl<'a> Cursor<'a> {
 
     fn event12(&mut self) -> Result<Event, EventLogError> {
         let offset = self.at;
-        let pcr = self.pcr()?;
-        let kind = EventKind(self.u32()?);
+        let (pcr, kind) = self.head()?;
         let digests = BTreeMap::from([(alg::SHA1, self.take(20)?.to_vec())]);
         Ok(Event { offset, pcr, kind, digests, data: self.data()? })
     }
@@ -179,8 +181,7 @@ impl<'a> Cursor<'a> {
     /// TCG_PCR_EVENT2: exactly one digest for each bank of the header.
     fn event2(&mut self, sizes: &BTreeMap<u16, usize>) -> Result<Event, EventLogError> {
         let offset = self.at;
-        let pcr = self.pcr()?;
-        let kind = EventKind(self.u32()?);
+        let (pcr, kind) = self.head()?;
         let count = self.u32()?;
         if usize::try_from(count) != Ok(sizes.len()) {
             return Err(self.error("an event does not carry one digest for each bank"));

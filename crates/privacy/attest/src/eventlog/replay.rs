@@ -5,7 +5,7 @@ use lambda_tpm::alg;
 use super::kind::hash;
 use super::{EventKind, EventLog};
 
-/// "StartupLocality" (PFP §10.4.5.3): the one EV_NO_ACTION event that changes a register's initial value.
+/// "StartupLocality" (PFP): the one EV_NO_ACTION event that changes a register's initial value.
 const STARTUP_LOCALITY: &[u8; 16] = b"StartupLocality\0";
 
 impl EventLog {

@@ -140,26 +140,22 @@ fn check_certified(ek: Option<&Public>, chain: &[ParsedCertificate], recorder: &
     );
 }
 
-/// The pinned CA whose name and key issued the last certificate; with the right name but no right key, the one whose
-/// signature check will say so.
+/// The pinned CA that issued the last certificate. When none did, the first, so that the checks of the path say how the
+/// chain differs.
 fn find_anchor(tpm: &TpmPolicy, last: &ParsedCertificate, recorder: &mut Recorder) -> Option<ParsedCertificate> {
     let pinned: Vec<_> =
         tpm.platform_cas.iter().filter_map(|pem| ParsedCertificate::from_pem(pem).ok()).take(64).collect();
-    let result = if tpm.platform_cas.is_empty() {
-        Err("the policy pins no platform CA, so no TPM can be trusted: add one to `tpm.platform_cas`".to_owned())
-    } else if pinned.is_empty() {
-        Err("no platform CA in the policy is a certificate".to_owned())
-    } else if let Some(anchor) = pinned.iter().find(|anchor| last.issued_by_name_of(anchor) && last.signed_by(anchor)) {
-        Ok(format!("the chain ends at the pinned platform CA with key {}", anchor.fingerprint()))
-    } else {
-        Err("no pinned platform CA issued the chain: this TPM is vouched for by somebody else".to_owned())
+    let issuer = pinned.iter().position(|anchor| last.issued_by_name_of(anchor) && last.signed_by(anchor));
+    let result = match issuer.and_then(|position| pinned.get(position)) {
+        Some(anchor) => Ok(format!("the chain ends at the pinned platform CA with key {}", anchor.fingerprint())),
+        None if tpm.platform_cas.is_empty() => {
+            Err("the policy pins no platform CA, so no TPM can be trusted: add one to `tpm.platform_cas`".to_owned())
+        }
+        None if pinned.is_empty() => Err("no platform CA in the policy is a certificate".to_owned()),
+        None => Err("no pinned platform CA issued the chain: this TPM is vouched for by somebody else".to_owned()),
     };
     recorder.record(&checks::EK_CHAIN_ANCHOR, result);
-    pinned
-        .iter()
-        .position(|anchor| last.issued_by_name_of(anchor) && last.signed_by(anchor))
-        .or((!pinned.is_empty()).then_some(0))
-        .and_then(|position| pinned.into_iter().nth(position))
+    pinned.into_iter().nth(issuer.unwrap_or(0))
 }
 
 /// RFC 5280 §6.1 over leaf, intermediates and the pinned root.

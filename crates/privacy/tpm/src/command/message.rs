@@ -1,4 +1,4 @@
-//! Command and response headers, session areas (Part 1 §18).
+//! Command and response headers, session areas (Part 1, Command/Response Structure).
 
 use crate::Error;
 use crate::wire::{Reader, Writer};

@@ -158,7 +158,7 @@ impl<T: Transport> Tpm<T> {
     }
 
     /// The attestation key: a primary from [`Public::ak_template`] in the endorsement hierarchy, so that the counters
-    /// in its quotes are not obfuscated (Part 1 §36.7).
+    /// in its quotes are not obfuscated (Part 1, Privacy Aspects of Clock).
     ///
     /// # Errors
     /// When the TPM cannot be reached or refuses.

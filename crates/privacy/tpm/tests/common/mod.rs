@@ -53,8 +53,13 @@ impl Swtpm {
     }
 
     /// A connection for commands.
+    pub(crate) fn socket(&self) -> Socket {
+        Socket(connect(&self.folder.path().join("server")))
+    }
+
+    /// The TPM behind a connection of its own.
     pub(crate) fn tpm(&self) -> Tpm<Socket> {
-        Tpm::new(Socket(connect(&self.folder.path().join("server"))))
+        Tpm::new(self.socket())
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use lambda_image::{BuildOptions, Progress as Step};
+use lambda_image::{BuildOptions, Difference, Progress as Step};
 use lambda_sdk::config::Folder as Config;
 use lambda_sdk::images;
 use lambda_types::image::{ImageManifest, file};
 use serde::Serialize;
 
-use crate::args::{Build, Folder, Format, Import};
+use crate::args::{Build, Folder, Format};
 use crate::commands::customer;
 use crate::exit::{Failure, REFUSED};
 use crate::output::{self, Show, table};
@@ -56,25 +56,6 @@ pub(crate) fn build(format: Format, args: &Build) -> Result<(), Failure> {
     made(format, &args.out, "built")
 }
 
-/// `lambda image import`.
-pub(crate) fn import(format: Format, args: &Import) -> Result<(), Failure> {
-    let options = lambda_image::ImportOptions {
-        name: args.name.clone(),
-        version: args.version.clone(),
-        rootfs: args.rootfs.clone(),
-        kernel: args.kernel.clone(),
-        modules: args.modules.clone(),
-        firmware: args.firmware.clone(),
-        guest_binary: guest(args.guest.as_deref())?,
-        out: args.out.clone(),
-    };
-    let mut progress = Progress::start();
-    let imported = lambda_image::import(&options, &mut |step| show_step(&mut progress, step));
-    progress.finish();
-    let _ = imported.map_err(|error| Failure::usage(error.to_string()))?;
-    made(format, &args.out, "imported")
-}
-
 /// `lambda image measure`.
 pub(crate) fn measure(format: Format, args: &Folder) -> Result<(), Failure> {
     let _ = measured_manifest(&args.folder)?;
@@ -94,10 +75,14 @@ pub(crate) fn trust(format: Format, args: &Folder) -> Result<(), Failure> {
 /// # Errors
 /// With code 3 when a part or a measurement differs; says which.
 pub(crate) fn measured_manifest(folder: &Path) -> Result<Vec<u8>, Failure> {
-    let differences = lambda_image::differences(folder).map_err(Failure::other)?;
-    if !differences.is_empty() {
-        let message =
-            format!("{} does not measure to what it claims:\n  {}", folder.display(), differences.join("\n  "));
+    let report = lambda_image::measure(folder).map_err(Failure::other)?;
+    if !report.is_consistent() {
+        let line = |difference: &Difference| {
+            let Difference { what, manifest, computed } = difference;
+            format!("{what}: image.json says {manifest}, the parts give {computed}")
+        };
+        let lines: Vec<String> = report.differences.iter().map(line).collect();
+        let message = format!("{} is not what it claims to be:\n  {}", folder.display(), lines.join("\n  "));
         return Err(Failure::new(REFUSED, message));
     }
     std::fs::read(folder.join(file::MANIFEST)).map_err(Failure::other)

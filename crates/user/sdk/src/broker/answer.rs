@@ -80,8 +80,7 @@ impl<J: Judge> Engine<J> {
         hello: &Hello,
         challenged_elsewhere: bool,
     ) -> Result<Step, Error> {
-        let released = self.records.load(hello.instance)?.released.is_some_and(|made| made.boot == message.boot);
-        if released && !self.still_waits(&self.client.instance(hello.instance).await?) {
+        if !self.still_waits(&self.client.instance(hello.instance).await?) {
             return Ok(Step::Ignored);
         }
         let since = *session.foreign_since.get_or_insert_with(Instant::now);

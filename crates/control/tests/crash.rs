@@ -1,0 +1,165 @@
+//! Killed in the middle: what was acknowledged is there, and the books balance.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::{Cloud, Customer, config, create_body, find, peer, write_pki};
+use lambda_transport::{Role, Shutdown, principal};
+use lambda_types::InstanceId;
+use lambda_types::api_key::{Principal, Scope};
+use lambda_types::instance::Phase;
+use sqlx::Row as _;
+
+const FOLDER: &str = "LAMBDA_TEST_CONTROL_FOLDER";
+
+/// Not a test: the control plane process that the test below kills.
+#[tokio::test]
+#[ignore = "run by a_killed_control_plane_loses_nothing_that_it_acknowledged"]
+async fn control_process() {
+    let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    lambda_transport::pki::write_file(&folder.join("address"), address.as_bytes(), 0o600).unwrap();
+    lambda_control::run(config(&folder, listener), Shutdown::new()).await.unwrap();
+}
+
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _already_dead = self.0.kill();
+        self.0.wait().unwrap();
+    }
+}
+
+async fn spawn(folder: &std::path::Path) -> (Process, std::net::SocketAddr) {
+    let file = folder.join("address");
+    let _absent = std::fs::remove_file(&file);
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "control_process", "--ignored", "--nocapture"])
+        .env(FOLDER, folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let process = Process(child);
+    for _ in 0..400 {
+        if let Ok(text) = std::fs::read_to_string(&file) {
+            return (process, text.parse().unwrap());
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("the control plane wrote no address within 10 s");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_control_plane_loses_nothing_that_it_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = write_pki(folder.path());
+    let database = folder.path().join("store.sqlite");
+    let key = lambda_control::bootstrap(&database).await.unwrap().key.unwrap();
+    let principal = Principal { key: key.id, project: key.project, scopes: Scope::ALL.to_vec() };
+    let mut acknowledged: Vec<InstanceId> = Vec::new();
+    for round in 0u128..4 {
+        let (process, address) = spawn(folder.path()).await;
+        let client = peer(&authority, address, Role::Gateway, "main");
+        let customer = Customer { client, principal: principal.clone() };
+        let mut node = cloud_node(&authority, address);
+        node.sync(0).await;
+        let mut tasks = tokio::task::JoinSet::new();
+        for bits in 0..40 {
+            let customer = customer.clone();
+            let id = InstanceId::from_bits(1 + round * 1000 + bits);
+            tasks.spawn(async move { (id, try_create(&customer, id).await) });
+        }
+        let mut seen = 0;
+        while let Some(done) = tasks.join_next().await {
+            let (id, accepted) = done.unwrap();
+            if accepted {
+                acknowledged.push(id);
+                seen += 1;
+            }
+            if seen == 10 {
+                break;
+            }
+        }
+        drop(process);
+        while let Some(done) = tasks.join_next().await {
+            let (id, accepted) = done.unwrap();
+            if accepted {
+                acknowledged.push(id);
+            }
+        }
+    }
+    assert!(acknowledged.len() >= 40);
+    let (_process, address) = spawn(folder.path()).await;
+    let customer = Customer { client: peer(&authority, address, Role::Gateway, "main"), principal };
+    for id in &acknowledged {
+        customer.show(*id).await;
+    }
+    books_balance(&database).await;
+}
+
+fn cloud_node(authority: &lambda_transport::pki::Authority, address: std::net::SocketAddr) -> common::Node {
+    let id = lambda_types::NodeId::from_bits(1);
+    let client = peer(authority, address, Role::Node, &id.to_string());
+    common::Node { client, id, offer: common::offer(20, 1 << 20, 1000), generation: 0, observed: Vec::new() }
+}
+
+async fn try_create(customer: &Customer, id: InstanceId) -> bool {
+    let mut headers = http::HeaderMap::new();
+    principal::write(&customer.principal, &mut headers);
+    headers.insert("idempotency-key", format!("\"{id}\"").parse().unwrap());
+    let body = serde_json::to_vec(&create_body(id)).unwrap();
+    let answer =
+        customer.client.relay(http::Method::POST, "/v1/instances", headers, body, Duration::from_secs(10)).await;
+    matches!(answer, Ok((status, _, _)) if status == 202)
+}
+
+/// What each node has given out is the sum of what its instances hold; every instance has its audit entry.
+async fn books_balance(database: &std::path::Path) {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(database);
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    let one = async |sql: &'static str| -> i64 { sqlx::query(sql).fetch_one(&pool).await.unwrap().get(0) };
+    assert_eq!(
+        one("SELECT COALESCE(SUM(vcpus_used), 0) FROM nodes").await,
+        one("SELECT COUNT(*) FROM instances WHERE compute_held = 1").await
+    );
+    assert_eq!(
+        one("SELECT COALESCE(SUM(disk_used_gib), 0) FROM nodes").await,
+        one("SELECT COALESCE(SUM(volume_gib), 0) FROM instances WHERE node IS NOT NULL").await
+    );
+    let created = one("SELECT COUNT(*) FROM audit WHERE event LIKE '%\"instance-created\"%'").await;
+    assert_eq!(created, one("SELECT COUNT(*) FROM instances").await);
+    assert_eq!(created, one("SELECT COUNT(*) FROM idempotency").await);
+    assert_eq!(one("SELECT COUNT(*) FROM audit").await, one("SELECT MAX(seq) FROM audit").await);
+    let row = sqlx::query("PRAGMA integrity_check").fetch_one(&pool).await.unwrap();
+    assert_eq!(row.get::<String, _>(0), "ok");
+}
+
+#[tokio::test]
+async fn a_restarted_control_plane_goes_on_where_it_was() {
+    let mut cloud = Cloud::start().await;
+    let mut node = cloud.node(1);
+    node.sync(0).await;
+    let id = InstanceId::from_bits(1);
+    let body = create_body(id);
+    let first = cloud.customer().post("/v1/instances", "k1", &body).await;
+    let desired = find(&node.sync(30).await, id);
+    node.report(&desired, Phase::Ready).await;
+    let before = node.generation;
+    cloud.restart().await;
+    let (customer, mut fresh) = (cloud.customer(), cloud.node(1));
+    (fresh.generation, fresh.observed) = (before, node.observed.clone());
+    assert_eq!(customer.post("/v1/instances", "k1", &body).await.body, first.body);
+    assert!(customer.show(id).await.conditions.is_empty());
+    assert_eq!(fresh.sync(0).await.generation, before);
+    customer.power(id, "restart").await;
+    assert_eq!(find(&fresh.sync(30).await, id).epoch, 2);
+}

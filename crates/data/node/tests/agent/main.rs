@@ -1,0 +1,7 @@
+//! The node agent as a process of its own, against a control plane of the test's, with real swtpm, namespaces, cgroups
+//! and nftables. Needs root.
+
+mod faults;
+mod harness;
+mod lifecycle;
+mod network;

@@ -1,0 +1,1 @@
+//! The segment: what gets through a tap, and what does not.

@@ -1,0 +1,6 @@
+//! The verifier against a model TPM: what it accepts, and every way to be wrong.
+
+mod flips;
+mod negatives;
+mod scene;
+mod stories;

@@ -1,0 +1,94 @@
+//! `./x bench`: measures on this machine, in one run, and prints a table. It asserts nothing: a time that fails on a busy
+//! machine proves nothing, a table that is compared does.
+
+mod boot;
+mod cloud;
+mod memory;
+mod share;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::build::{self, Profile};
+use crate::run::say;
+use crate::setup;
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Boots of each kind; the median counts.
+    #[arg(long, default_value_t = 3)]
+    boots: usize,
+    /// Creations against a stub of QEMU.
+    #[arg(long, default_value_t = 100)]
+    creations: usize,
+}
+
+/// One line of the table.
+#[derive(Debug)]
+pub(crate) struct Row {
+    what: String,
+    measured: String,
+    target: String,
+}
+
+impl Row {
+    pub(crate) fn new(what: impl Into<String>, measured: impl Into<String>, target: impl Into<String>) -> Self {
+        Self { what: what.into(), measured: measured.into(), target: target.into() }
+    }
+}
+
+/// Measures everything and prints it. What cannot be measured is said, and the rest goes on.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::run(setup::Purpose::Everything)?;
+    let binaries = build::binaries(Profile::Demo)?;
+    let image = build::image(&binaries, false)?;
+    let mut rows = Vec::new();
+    let mut failed = 0;
+    let parts: [(&str, Box<dyn Fn() -> Result<Vec<Row>> + '_>); 3] = [
+        ("create to first SSH command, against bare QEMU", Box::new(|| boot::measure(&binaries, &image, options.boots))),
+        ("the control plane's share", Box::new(|| share::measure(&binaries, &image, options.creations))),
+        ("memory of the daemons", Box::new(|| memory::measure(&binaries, &image))),
+    ];
+    for (what, measure) in parts {
+        say(&format!("==> measuring: {what}"));
+        match measure() {
+            Ok(more) => rows.extend(more),
+            Err(error) => {
+                failed += 1;
+                rows.push(Row::new(what, format!("not measured: {error:#}"), ""));
+            }
+        }
+    }
+    print(&rows);
+    if failed == 0 { Ok(()) } else { anyhow::bail!("{failed} could not be measured") }
+}
+
+fn print(rows: &[Row]) {
+    let width = |of: fn(&Row) -> &str, title: &str| rows.iter().map(|row| of(row).len()).chain([title.len()]).max().unwrap_or(0);
+    let (what, measured) = (width(|row| &row.what, "what"), width(|row| &row.measured, "measured"));
+    println!("| {:what$} | {:measured$} | target |\n|{:-<w$}|{:-<m$}|---|", "what", "measured", "", "", w = what + 2, m = measured + 2);
+    for row in rows {
+        println!("| {:what$} | {:measured$} | {} |", row.what, row.measured, row.target);
+    }
+}
+
+/// The value below which this share of the sorted values lies (nearest rank).
+pub(crate) fn percentile(sorted: &[u64], percent: usize) -> Option<u64> {
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::percentile;
+
+    #[test]
+    fn percentiles_are_nearest_rank() {
+        let values: Vec<u64> = (1..=100).collect();
+        assert_eq!(percentile(&values, 99), Some(99));
+        assert_eq!(percentile(&values, 50), Some(50));
+        assert_eq!(percentile(&[7], 99), Some(7));
+        assert_eq!(percentile(&[], 99), None);
+    }
+}
