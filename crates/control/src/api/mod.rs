@@ -49,6 +49,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/images", get(catalogue::image_list))
         .route("/v1/shapes", get(catalogue::shape_list))
         .route("/v1/platform", get(catalogue::platform_view))
+        .route("/healthz", get(internal::health))
         .route("/internal/v1/health", get(internal::health))
         .route("/internal/v1/authenticate", post(internal::authenticate))
         .route("/internal/v1/instances/{id}/route", get(internal::route))

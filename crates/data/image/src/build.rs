@@ -74,10 +74,12 @@ pub fn build(options: &BuildOptions, progress: &mut dyn FnMut(Progress)) -> Resu
     let (work, target) = staging.folders()?;
     let root = work.join("root");
     root::install(&packages, &root, &work, progress)?;
+    let kernel = Kernel::unpack(&packages, &work)?;
+    root::add_modules(&root, &kernel.modules, &kernel.version)?;
     let verity = root::pack(&root, &target.join(file::ROOT), packages.lock.date, progress)?;
 
     progress(Progress::step("building the initramfs"));
-    boot_parts(&packages, guest, &work, &target)?;
+    boot_parts(&packages, &kernel, guest, &work, &target)?;
     write(&target.join(file::LOCK), &packages.lock.to_bytes()?)?;
     progress(Progress::step("computing the launch measurements"));
     let identity = Identity { name: packages.lock.release.clone(), version: packages.lock.version(), verity };
@@ -113,31 +115,38 @@ pub fn replace_guest(dir: &Path, guest_binary: &Path) -> Result<ImageManifest> {
     Ok(manifest)
 }
 
-/// Kernel, firmware and initramfs.
-fn boot_parts(packages: &Packages, guest: Vec<u8>, work: &Path, target: &Path) -> Result<()> {
-    let unpacked = |what: Use, name: &str| -> Result<PathBuf> {
-        let dir = work.join(name);
-        packages.unpack(what, &dir)?;
-        Ok(dir)
-    };
-    let version = packages
-        .lock
-        .only(Use::Kernel)?
-        .name
-        .strip_prefix("linux-image-")
-        .ok_or_else(|| Error::Lock("its kernel package is not a linux-image".into()))?
-        .to_owned();
-    let kernel = unpacked(Use::Kernel, "kernel")?;
-    copy(&kernel.join(format!("boot/vmlinuz-{version}")), &target.join(file::KERNEL))?;
-    let folder = ["usr/lib/modules", "lib/modules"]
-        .iter()
-        .map(|folder| kernel.join(folder).join(&version))
-        .find(|folder| folder.is_dir())
-        .ok_or_else(|| Error::Content(format!("the kernel package has no modules for {version}")))?;
-    let modules = modules::select(&folder)?;
+/// The kernel package, unpacked.
+struct Kernel {
+    image: PathBuf,
+    modules: PathBuf,
+    version: String,
+}
 
+impl Kernel {
+    fn unpack(packages: &Packages, work: &Path) -> Result<Self> {
+        let name = &packages.lock.only(Use::Kernel)?.name;
+        let version = name
+            .strip_prefix("linux-image-")
+            .ok_or_else(|| Error::Lock("its kernel package is not a linux-image".into()))?
+            .to_owned();
+        let dir = work.join("kernel");
+        packages.unpack(Use::Kernel, &dir)?;
+        let modules = ["usr/lib/modules", "lib/modules"]
+            .iter()
+            .map(|folder| dir.join(folder).join(&version))
+            .find(|folder| folder.is_dir())
+            .ok_or_else(|| Error::Content(format!("the kernel package has no modules for {version}")))?;
+        Ok(Self { image: dir.join(format!("boot/vmlinuz-{version}")), modules, version })
+    }
+}
+
+/// Kernel, firmware and initramfs.
+fn boot_parts(packages: &Packages, kernel: &Kernel, guest: Vec<u8>, work: &Path, target: &Path) -> Result<()> {
+    copy(&kernel.image, &target.join(file::KERNEL))?;
+    let modules = modules::select(&kernel.modules)?;
     firmware(packages, work, target)?;
-    let tools = unpacked(Use::Initramfs, "tools")?;
+    let tools = work.join("tools");
+    packages.unpack(Use::Initramfs, &tools)?;
     write(&target.join(file::INITRAMFS), &initramfs::build(guest, modules, &tools)?)
 }
 

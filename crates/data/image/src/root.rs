@@ -138,6 +138,15 @@ pub(crate) fn install(packages: &Packages, root: &Path, work: &Path, progress: &
     customise(root)
 }
 
+/// Gives the root file system the kernel's modules, so that a running guest can load more than its boot needed.
+pub(crate) fn add_modules(root: &Path, modules: &Path, version: &str) -> Result<()> {
+    let target = root.join("usr/lib/modules");
+    std::fs::create_dir_all(&target).map_err(Error::io("creating", &target))?;
+    Tool::new("cp").args(["-r", "--preserve=mode", "--"]).arg(modules).arg(&target).run()?;
+    Tool::new("depmod").arg("-b").arg(root).arg(version).run()?;
+    Ok(())
+}
+
 /// A package archive that holds the locked root packages and nothing else.
 fn repository(packages: &Packages, work: &Path) -> Result<std::path::PathBuf> {
     let dir = work.join("repository");

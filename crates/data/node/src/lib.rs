@@ -73,6 +73,9 @@ pub const DEFAULT_VTPM_POOL: usize = 4;
 /// How long a stop may take. Guests are not part of it.
 const STOP: Duration = Duration::from_secs(5);
 
+/// How long an earlier agent's last children may hold the folder's lock.
+const LOCK: Duration = Duration::from_secs(5);
+
 /// What a node offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
@@ -161,12 +164,24 @@ pub async fn run(config: NodeConfig, shutdown: Shutdown) -> anyhow::Result<()> {
     stopped.context("the agent's tasks did not stop in time")
 }
 
+/// Takes the folder. A child that an agent forked just before it was killed holds the lock until it executes its program:
+/// waiting for it means that no process can appear later of which nobody knows.
 fn lock(layout: &Layout) -> anyhow::Result<std::fs::File> {
     let path = layout.lock();
     let file = std::fs::File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-        .with_context(|| format!("another node agent uses {}", layout.root().display()))?;
-    Ok(file)
+    let deadline = std::time::Instant::now() + LOCK;
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if std::time::Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) => {
+                let text = format!("another node agent uses {}; stop it first", layout.root().display());
+                return Err(error).context(text);
+            }
+        }
+    }
 }
 
 fn build(

@@ -65,8 +65,8 @@ pub struct Attested {
     pub policy_hash: [u8; 32],
     /// The image that booted.
     pub image: ImageId,
-    /// In which shape.
-    pub shape: Shape,
+    /// In which shape. More than one where the measurements do not tell them apart: from 2 GiB up, memory is not measured.
+    pub shapes: Vec<Shape>,
     /// To be kept for the next evidence of this instance.
     pub clock: TpmClock,
 }
@@ -91,7 +91,7 @@ pub fn verify(evidence: &Evidence, expected: &Expectation<'_>, policy: &Policy, 
                     nonce: *expected.outstanding.nonce(),
                     policy_hash: policy.hash(),
                     image: established.image,
-                    shape: established.shape,
+                    shapes: established.shapes,
                     clock: established.clock,
                 }),
                 _ => None,

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use lambda_attest::Evidence;
+use lambda_attest::{Binding, Evidence, activation_proof, report_data};
 use lambda_crypto::{Acknowledge, BrokerReportKeys, InstanceSecrets, ReleaseContext, Report, release};
 use lambda_tpm::{Public, make_credential};
 use lambda_types::guest::{FromGuest, GuestPhase, ToGuest};
@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use super::{BOUND, Machine};
 
 const NONCE: [u8; 32] = [7; 32];
+const CREDENTIAL: [u8; 32] = [9; 32];
 const POLICY: [u8; 32] = [8; 32];
 
 /// A customer with one instance.
@@ -58,7 +59,7 @@ impl Broker {
         let ak = Public::parse(tpm.ak_public.as_slice()).unwrap();
         let mut entropy = [0u8; 32];
         getrandom::fill(&mut entropy).unwrap();
-        let credential = make_credential(&ek, &ak.name().unwrap(), &[9; 32], &entropy).unwrap();
+        let credential = make_credential(&ek, &ak.name().unwrap(), &CREDENTIAL, &entropy).unwrap();
         let credential = Credential { blob: credential.blob.into(), secret: credential.secret.into() };
         Challenge { nonce: NONCE.to_vec().into(), credential: Some(credential) }
     }
@@ -102,7 +103,11 @@ impl Broker {
             match self.listen(machine) {
                 session::FromGuest::Evidence { hello: repeated, evidence } => {
                     assert_eq!(&repeated, hello);
-                    return Evidence::from_json(evidence.as_slice()).unwrap();
+                    let evidence = Evidence::from_json(evidence.as_slice()).unwrap();
+                    let lambda_attest::Report::Tpm(report) = &evidence.report;
+                    let data = report_data(&NONCE, &Binding::from(hello));
+                    assert_eq!(report.activation_proof.as_slice(), activation_proof(&CREDENTIAL, &data));
+                    return evidence;
                 }
                 session::FromGuest::Hello(again) => assert_eq!(&again, hello),
                 session::FromGuest::Report { .. } => {}

@@ -24,12 +24,14 @@ pub struct Options {
     pub instance: InstanceId,
     /// Replaces the root disk.
     pub root: Option<PathBuf>,
+    /// Gives the guest a serial console that prints everything it is given, into this file.
+    pub console: Option<PathBuf>,
 }
 
 impl Options {
     /// A machine over this volume.
     pub fn new(volume: &Path, instance: InstanceId) -> Self {
-        Self { volume: volume.to_owned(), instance, root: None }
+        Self { volume: volume.to_owned(), instance, root: None, console: None }
     }
 }
 
@@ -213,10 +215,9 @@ fn qemu(folder: &Path, options: &Options, ssh_port: u16) -> Command {
     let root = options.root.clone().unwrap_or_else(|| image.join(file::ROOT));
     let mut command_line = manifest.command_line;
     let mut serial = "none".to_owned();
-    if let Some(console) = std::env::var_os("LAMBDA_GUEST_CONSOLE") {
-        command_line.push_str(" console=ttyS0 8250.nr_uarts=1 loglevel=6 ignore_loglevel systemd.log_target=kmsg");
-        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        serial = format!("file:{}", Path::new(&console).join(name).display());
+    if let Some(console) = &options.console {
+        command_line.push_str(" console=ttyS0 8250.nr_uarts=1 loglevel=8 printk.devkmsg=on systemd.log_target=kmsg");
+        serial = format!("file:{}", console.display());
     }
     let mut command = Command::new("qemu-system-x86_64");
     command

@@ -1,7 +1,7 @@
 //! A real guest in QEMU with a vTPM, and the test in the place of node and broker.
 //!
 //! `LAMBDA_IMAGE_DIR` names an image folder as `lambda image build` makes it. `LAMBDA_GUEST_BINARY`, if set, is put in
-//! the place of the image's own `/init`. `LAMBDA_GUEST_CONSOLE`, if set, is a folder for what guests print.
+//! the place of the image's own `/init`.
 
 #![allow(dead_code, reason = "each test file uses another part")]
 #![allow(unreachable_pub, reason = "a module of each test file")]

@@ -6,11 +6,12 @@
 //! block filled in.
 
 use std::io::Read as _;
+use std::path::Path;
 
 use lambda_types::shape::Shape;
 
 use super::MeasureError;
-use super::platform_info;
+use super::{calibrate, platform_info};
 use crate::hash;
 
 /// EE4E5898-3914-4259-9D6E-DC7BD79403CF, as stored: a section compressed with LZMA.
@@ -45,23 +46,23 @@ pub(crate) struct Volumes {
 }
 
 impl Volumes {
-    /// Unpacks a firmware file.
-    pub(crate) fn read(firmware: &[u8]) -> Result<Self, MeasureError> {
+    /// Unpacks a firmware file. A build that is not known is run once in QEMU to find its platform information.
+    pub(crate) fn read(path: &Path, firmware: &[u8]) -> Result<Self, MeasureError> {
         let unpacked = unpack(firmware)?;
         let mut volumes = sections(&unpacked).into_iter();
         let (Some(pei), Some(dxe), None) = (volumes.next(), volumes.next(), volumes.next()) else {
             return Err(MeasureError::Firmware("it does not hold exactly a PEI and a DXE volume"));
         };
         let found = hex::encode(hash::bytes(pei));
-        let build =
-            BUILDS.iter().find(|build| build.pei == found).ok_or(MeasureError::UnknownFirmware { pei: found })?;
-        if pei
-            .get(build.offset..build.offset + platform_info::SIZE)
-            .is_none_or(|block| block.iter().any(|byte| *byte != 0))
-        {
+        let offset = match BUILDS.iter().find(|build| build.pei == found) {
+            Some(build) => build.offset,
+            None => calibrate::locate(path, pei)?,
+        };
+        let block = pei.get(offset..offset + platform_info::SIZE);
+        if block.is_none_or(|block| block.iter().any(|byte| *byte != 0)) {
             return Err(MeasureError::Firmware("its platform information block is not empty"));
         }
-        Ok(Self { pei: pei.to_vec(), dxe: hash::bytes(dxe), offset: build.offset })
+        Ok(Self { pei: pei.to_vec(), dxe: hash::bytes(dxe), offset })
     }
 
     /// The measured digests for a shape, in order.
@@ -105,4 +106,21 @@ fn sections(bytes: &[u8]) -> Vec<&[u8]> {
         at = (at + size).next_multiple_of(4);
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use lambda_types::image::file;
+
+    use super::*;
+    use crate::tests::Bench;
+
+    #[test]
+    fn running_a_firmware_finds_the_block_where_it_is_known_to_be() {
+        let bench = Bench::new(None);
+        crate::import(&bench.options, &mut |_| {}).unwrap();
+        let path = bench.options.out.join(file::FIRMWARE);
+        let volumes = Volumes::read(&path, &std::fs::read(&path).unwrap()).unwrap();
+        assert_eq!(calibrate::locate(&path, &volumes.pei), Ok(volumes.offset));
+    }
 }

@@ -1,5 +1,6 @@
 //! Launch measurements, computed from an image's parts alone.
 
+mod calibrate;
 mod firmware;
 mod kernel;
 mod pcr;
@@ -26,15 +27,9 @@ pub enum MeasureError {
     /// The firmware is not an OVMF code volume that can be unpacked.
     #[error("the firmware cannot be measured: {0}")]
     Firmware(&'static str),
-    /// The firmware is a build whose platform information block is not known.
-    #[error(
-        "the firmware is a build that this version does not know (SHA-256 of its PEI volume: {pei}); \
-         use OVMF_CODE_4M.fd of Debian 12's ovmf package"
-    )]
-    UnknownFirmware {
-        /// Identifies the build.
-        pei: String,
-    },
+    /// The firmware is a build that this version does not know, and running it did not tell enough.
+    #[error("the firmware is not a known build, and running it in QEMU did not make it one: {0}")]
+    Calibration(String),
     /// The kernel cannot be started by the firmware, or is damaged.
     #[error("the kernel is not usable: {0}")]
     Kernel(&'static str),
@@ -46,7 +41,7 @@ pub(crate) fn expected(dir: &Path, command_line: &str) -> Result<BTreeMap<Shape,
         let path = dir.join(name);
         std::fs::read(&path).map_err(Error::io("reading", &path))
     };
-    let volumes = firmware::Volumes::read(&read(file::FIRMWARE)?)?;
+    let volumes = firmware::Volumes::read(&dir.join(file::FIRMWARE), &read(file::FIRMWARE)?)?;
     let kernel_file = read(file::KERNEL)?;
     let initramfs = read(file::INITRAMFS)?;
     let mut all = BTreeMap::new();

@@ -14,12 +14,6 @@ impl<'a> SoftwareTpm<'a> {
     fn start(dir: &'a Path) -> Self {
         std::fs::create_dir(dir.join("tpm")).unwrap();
         let at = dir.display();
-        Tool::new("swtpm_setup")
-            .args(["--tpm2", "--pcr-banks", "sha256", "--tpm-state"])
-            .arg(dir.join("tpm"))
-            .args(["--log", "/dev/null"])
-            .run()
-            .unwrap();
         Tool::new("swtpm")
             .args(["socket", "--tpm2", "--daemon", "--terminate", "--flags", "not-need-init,startup-clear"])
             .arg("--tpmstate")

@@ -297,11 +297,10 @@ impl InstanceTask {
 
     async fn clean_up(&mut self) -> bool {
         self.drain().await;
-        let (Some(vm), Some(record)) = (self.vm.take(), &mut self.record) else {
-            return self.finish_clean_up().await;
-        };
-        drop(vm);
-        record.failure = record.failure.or_else(|| unexplained_end(record, &self.folder));
+        self.vm = None;
+        if let Some(record) = self.record.as_mut().filter(|record| record.qemu.is_some()) {
+            record.failure = record.failure.or_else(|| unexplained_end(record, &self.folder));
+        }
         self.finish_clean_up().await
     }
 

@@ -117,6 +117,9 @@ pub(crate) fn mac_text(mac: [u8; 6]) -> String {
 }
 
 #[cfg(test)]
+mod packet_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

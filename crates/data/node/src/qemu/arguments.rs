@@ -20,6 +20,9 @@ const TRANSLATION_MIB: u64 = 256;
 /// What QEMU itself may use beside the guest's memory and the translated code, MiB.
 const OVERHEAD_MIB: u64 = 320;
 
+/// Width of physical addresses. The firmware measures it, and it differs between processors unless it is fixed.
+const PHYSICAL_BITS: u32 = 40;
+
 /// Everything that decides the command line.
 pub(crate) struct Machine<'a> {
     pub(crate) acceleration: Acceleration,
@@ -61,10 +64,10 @@ fn inherited(descriptor: RawFd) -> String {
 /// `-accel` and `-cpu`.
 fn processor(acceleration: Acceleration) -> [OsString; 4] {
     let (accel, cpu) = match acceleration {
-        Acceleration::Kvm => ("kvm".to_owned(), "host"),
+        Acceleration::Kvm => ("kvm".to_owned(), "host,host-phys-bits=off"),
         Acceleration::Tcg => (format!("tcg,thread=multi,tb-size={TRANSLATION_MIB}"), "max"),
     };
-    ["-accel".into(), accel.into(), "-cpu".into(), cpu.into()]
+    ["-accel".into(), accel.into(), "-cpu".into(), format!("{cpu},phys-bits={PHYSICAL_BITS}").into()]
 }
 
 /// What keeps QEMU small and locked in, whatever it runs.
@@ -172,6 +175,14 @@ mod tests {
         let expected =
             ["tpm-crb", "virtio-blk-pci", "virtio-blk-pci", "virtio-net-pci", "virtio-serial-pci", "virtserialport"];
         assert_eq!(devices, expected);
+    }
+
+    #[test]
+    fn the_address_width_is_fixed_whatever_the_host_has() {
+        for acceleration in [Acceleration::Kvm, Acceleration::Tcg] {
+            let [_, _, _, cpu] = processor(acceleration);
+            assert!(cpu.into_string().unwrap().ends_with(",phys-bits=40"));
+        }
     }
 
     #[test]

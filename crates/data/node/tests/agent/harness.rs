@@ -84,7 +84,11 @@ impl Bench {
         }
         let internal = pki::Authority::generate("internal").unwrap();
         std::fs::write(path("internal-ca.pem"), internal.certificate_pem()).unwrap();
-        internal.issue_peer(&PeerIdentity::new(Role::Node, NODE.to_string()), &[]).unwrap().save(&path("identity")).unwrap();
+        internal
+            .issue_peer(&PeerIdentity::new(Role::Node, NODE.to_string()), &[])
+            .unwrap()
+            .save(&path("identity"))
+            .unwrap();
         internal.issue_peer(&PeerIdentity::new(Role::Control, "test"), &[]).unwrap().save(&path("control")).unwrap();
         let platform = pki::Authority::generate("platform").unwrap();
         platform.issue_authority("node").unwrap().save(&path("node-ca")).unwrap();
@@ -211,6 +215,12 @@ impl Bench {
         write_image(&self.path("images").join(mode), mode)
     }
 
+    /// Offers an image from elsewhere.
+    pub(crate) fn link_image(&self, source: &Path) -> ImageId {
+        std::os::unix::fs::symlink(source, self.path("images/linked")).unwrap();
+        image_id(&std::fs::read(source.join(file::MANIFEST)).unwrap())
+    }
+
     /// Runs a program inside the node's namespace.
     pub(crate) fn inside(&self, script: &str) -> String {
         let net = format!("--net={}", self.node_dir().join("netns").display());
@@ -253,7 +263,11 @@ fn write_image(folder: &Path, mode: &str) -> ImageId {
     };
     let bytes = serde_json::to_vec(&manifest).unwrap();
     std::fs::write(folder.join(file::MANIFEST), &bytes).unwrap();
-    let bits = Sha256::digest(&bytes).iter().take(16).fold(0u128, |bits, byte| (bits << 8) | u128::from(*byte));
+    image_id(&bytes)
+}
+
+fn image_id(manifest: &[u8]) -> ImageId {
+    let bits = Sha256::digest(manifest).iter().take(16).fold(0u128, |bits, byte| (bits << 8) | u128::from(*byte));
     ImageId::from_bits(bits)
 }
 

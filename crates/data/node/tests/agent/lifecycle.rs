@@ -23,7 +23,8 @@ fn an_instance_goes_from_nothing_to_ready_to_stopped_to_gone() {
     let ready = bench.await_phase(ID, Phase::Ready);
     assert_eq!(ready.broker_seq, 1);
     let phases: Vec<Phase> = ready.phases.iter().map(|time| time.phase).collect();
-    let expected = [Phase::Preparing, Phase::Booting, Phase::Attesting, Phase::Unlocking, Phase::Starting, Phase::Ready];
+    let expected =
+        [Phase::Preparing, Phase::Booting, Phase::Attesting, Phase::Unlocking, Phase::Starting, Phase::Ready];
     assert_eq!(phases, expected);
 
     let (qemu, swtpm) = (bench.pid(ID, "qemu"), bench.pid(ID, "swtpm"));
@@ -95,7 +96,8 @@ fn a_guest_that_ended_while_no_agent_was_there_is_reported_and_cleaned_up() {
     bench.await_phase(ID, Phase::Attesting);
     let (qemu, swtpm) = (bench.pid(ID, "qemu"), bench.pid(ID, "swtpm"));
     bench.kill_agent();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(qemu).unwrap(), rustix::process::Signal::KILL).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(qemu).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
     bench.start_agent();
     let failed = bench.await_phase(ID, Phase::Failed);
     assert!(matches!(failed.failure, Some(Failure::QemuExit | Failure::QemuStart)), "{failed:?}");
@@ -110,13 +112,22 @@ fn an_older_desired_set_is_refused() {
     bench.start_agent();
     bench.desire(5, vec![instance(1, image, Power::Running, 1)]);
     bench.await_phase(ID, Phase::Attesting);
-    bench.wait_for("generation 5", || (bench.latest()?.generation == 5).then_some(()), || format!("{:?}", bench.latest()));
+    bench.wait_for(
+        "generation 5",
+        || (bench.latest()?.generation == 5).then_some(()),
+        || format!("{:?}", bench.latest()),
+    );
     bench.kill_agent();
     bench.desire(4, vec![instance(1, image, Power::Deleted, 1)]);
     bench.start_agent();
     bench.wait_for(
         "a refusal",
-        || std::fs::read_to_string(bench.path("agent.log")).unwrap().contains("older desired set refused").then_some(()),
+        || {
+            std::fs::read_to_string(bench.path("agent.log"))
+                .unwrap()
+                .contains("older desired set refused")
+                .then_some(())
+        },
         || format!("{:?}", bench.latest()),
     );
     assert!(alive(bench.pid(ID, "qemu")));
@@ -131,7 +142,11 @@ fn an_instance_that_the_control_plane_forgot_is_left_running() {
     bench.desire(1, vec![instance(1, image, Power::Running, 1)]);
     bench.await_phase(ID, Phase::Attesting);
     bench.desire(2, Vec::new());
-    bench.wait_for("generation 2", || (bench.latest()?.generation == 2).then_some(()), || format!("{:?}", bench.latest()));
+    bench.wait_for(
+        "generation 2",
+        || (bench.latest()?.generation == 2).then_some(()),
+        || format!("{:?}", bench.latest()),
+    );
     assert!(alive(bench.pid(ID, "qemu")));
     assert_eq!(bench.observed(ID).unwrap().phase, Phase::Attesting);
 }

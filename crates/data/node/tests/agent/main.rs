@@ -4,4 +4,7 @@
 mod faults;
 mod harness;
 mod lifecycle;
-mod network;
+
+mod real;
+mod speed;
+mod tunnels;

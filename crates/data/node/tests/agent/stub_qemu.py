@@ -59,6 +59,56 @@ def play(stream):
             sys.exit(0)
 
 
+def checksum(data):
+    if len(data) % 2:
+        data += b"\0"
+    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def echo_server():
+    """A guest with one TCP port, 22, that sends back what it gets: raw frames on the tap."""
+    tap = int(re.search(r"tap,id=net0,fd=(\d+)", arguments).group(1))
+    os.set_blocking(tap, True)
+    mac = bytes.fromhex(re.search(r"mac=([0-9a-f:]+)", arguments).group(1).replace(":", ""))
+
+    def send(to, kind, payload):
+        os.write(tap, bytes(10) + to + mac + struct.pack(">H", kind) + payload)
+
+    def send_tcp(frame, flags, sequence, acknowledged, data):
+        source, target = frame[30:34], frame[26:30]
+        tcp = frame[34:]
+        segment = tcp[2:4] + tcp[0:2] + struct.pack(">IIBBHHH", sequence, acknowledged, 0x50, flags, 0xFFFF, 0, 0) + data
+        total = checksum(source + target + struct.pack(">HH", 6, len(segment)) + segment)
+        segment = segment[:16] + struct.pack(">H", total) + segment[18:]
+        header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(segment), 0, 0x4000, 64, 6, 0) + source + target
+        header = header[:10] + struct.pack(">H", checksum(header)) + header[12:]
+        send(frame[6:12], 0x0800, header + segment)
+
+    while True:
+        frame = os.read(tap, 4096)[10:]
+        kind = struct.unpack(">H", frame[12:14])[0]
+        if kind == 0x0806 and frame[20:22] == b"\0\1":
+            send(frame[6:12], 0x0806, frame[14:20] + b"\0\2" + mac + frame[38:42] + frame[22:32])
+        if kind != 0x0800 or frame[23] != 6:
+            continue
+        tcp = frame[34 : 14 + struct.unpack(">H", frame[16:18])[0]]
+        sequence, acknowledged = struct.unpack(">II", tcp[4:12])
+        flags, data = tcp[13], tcp[(tcp[12] >> 4) * 4 :]
+        if tcp[2:4] != b"\0\x16":
+            send_tcp(frame, 0x14, 0, sequence + 1, b"")
+        elif flags & 2:
+            send_tcp(frame, 0x12, 1000, sequence + 1, b"")
+        elif data:
+            send_tcp(frame, 0x18, acknowledged, sequence + len(data), data)
+        elif flags & 1:
+            send_tcp(frame, 0x11, acknowledged, sequence + 1, b"")
+
+
+if mode == "echoes":
+    echo_server()
 if mode == "silent":
     time.sleep(3600)
 if mode == "dies":

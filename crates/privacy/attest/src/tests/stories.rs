@@ -14,7 +14,7 @@ fn a_guest_about_which_everything_is_right_is_accepted() {
     let Judgement { verdict, attested } = scene.judge();
     assert_eq!(verdict.failed().collect::<Vec<_>>(), Vec::<&Check>::new());
     let attested = attested.unwrap();
-    assert_eq!((attested.image, attested.shape), (ImageId::from_bits(3), Shape::Nano));
+    assert_eq!((attested.image, attested.shapes), (ImageId::from_bits(3), vec![Shape::Nano]));
     assert_eq!(attested.policy_hash, scene.policy.hash());
     assert_eq!(attested.nonce, [5; 32]);
     assert_eq!(attested.hpke_public, [8; 32]);
@@ -52,6 +52,17 @@ fn the_reference_that_fits_is_found_among_several() {
     }
     scene.tpm_policy().images.insert(0, other);
     assert_eq!(scene.judge().attested.unwrap().image, ImageId::from_bits(3));
+}
+
+#[test]
+fn shapes_that_measure_alike_are_all_named() {
+    let mut scene = Scene::good();
+    let shapes = &mut scene.tpm_policy().images[0].shapes;
+    let nano = shapes[&Shape::Nano].clone();
+    let mut other = nano.clone();
+    other.pcrs.insert(4, "22".repeat(32));
+    shapes.extend([(Shape::Micro, nano), (Shape::Large, other)]);
+    assert_eq!(scene.judge().attested.unwrap().shapes, [Shape::Nano, Shape::Micro]);
 }
 
 #[test]

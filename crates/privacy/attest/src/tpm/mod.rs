@@ -41,7 +41,7 @@ pub(crate) struct Context<'a> {
 /// What accepted TPM evidence established.
 pub(crate) struct Established {
     pub(crate) image: ImageId,
-    pub(crate) shape: Shape,
+    pub(crate) shapes: Vec<Shape>,
     pub(crate) clock: TpmClock,
 }
 
@@ -70,12 +70,12 @@ pub(crate) fn check(
     let matched = reference::check(policy, log.as_ref(), pcrs.as_ref(), recorder);
     if let Some(matched) = &matched {
         claims.insert("image".into(), json!(matched.image));
-        claims.insert("shape".into(), json!(matched.shape));
+        claims.insert("shapes".into(), json!(matched.shapes));
     }
     claims.insert("release_policy".into(), json!(hex::encode(policy.hash())));
 
     let established =
-        matched.zip(clock).map(|(matched, clock)| Established { image: matched.image, shape: matched.shape, clock });
+        matched.zip(clock).map(|(matched, clock)| Established { image: matched.image, shapes: matched.shapes, clock });
     (established, claims)
 }
 

@@ -12,7 +12,7 @@ use crate::policy::{AllowedImage, Policy, digest, malformed_field};
 /// The image and shape that the evidence was compared with.
 pub(super) struct Matched {
     pub(super) image: ImageId,
-    pub(super) shape: Shape,
+    pub(super) shapes: Vec<Shape>,
 }
 
 struct Candidate<'a> {
@@ -45,12 +45,18 @@ pub(super) fn check(
         );
         return None;
     };
-    recorder
-        .record(&checks::POLICY_REFERENCE, Ok(format!("compared with {}, shape {}", title(best.allowed), best.shape)));
+    // Shapes that differ only in what the firmware does not measure (memory from 2 GiB up) have the same reference values.
+    let shapes: Vec<Shape> = candidates
+        .iter()
+        .filter(|candidate| candidate.allowed.image == best.allowed.image && candidate.expected == best.expected)
+        .map(|candidate| candidate.shape)
+        .collect();
+    let named = shapes.iter().map(Shape::to_string).collect::<Vec<_>>().join(" or ");
+    recorder.record(&checks::POLICY_REFERENCE, Ok(format!("compared with {}, shape {named}", title(best.allowed))));
     for (info, result) in outcomes(best, measured, pcrs) {
         recorder.record(info, result);
     }
-    Some(Matched { image: best.allowed.image, shape: best.shape })
+    Some(Matched { image: best.allowed.image, shapes })
 }
 
 fn title(allowed: &AllowedImage) -> String {

@@ -148,11 +148,12 @@ impl<J: Judge> Engine<J> {
     ) -> Result<Step, Error> {
         let id = instance.id;
         let wanted = self.records.load(id)?.wanted.unwrap_or(Wanted { image: instance.image, shape: instance.shape });
-        if wanted != (Wanted { image: accepted.image, shape: accepted.shape }) {
+        if wanted.image != accepted.image || !accepted.shapes.contains(&wanted.shape) {
             self.refuse(id, message, vec![WANTED.into()]).await?;
+            let booted = accepted.shapes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
             let detail = format!(
-                "{} in shape {} booted, and {} in shape {} was asked for ({WANTED})",
-                accepted.image, accepted.shape, wanted.image, wanted.shape
+                "{} in shape {booted} booted, and {} in shape {} was asked for ({WANTED})",
+                accepted.image, wanted.image, wanted.shape
             );
             return Err(Error::refusal(vec![WANTED.into()], detail));
         }

@@ -18,7 +18,7 @@ pub(super) struct Accepted {
     pub(super) policy_hash: [u8; 32],
     pub(super) clock: TpmClock,
     pub(super) image: ImageId,
-    pub(super) shape: Shape,
+    pub(super) shapes: Vec<Shape>,
 }
 
 /// How one piece of evidence came out.
@@ -90,7 +90,7 @@ impl Judge for AttestJudge {
                     policy_hash: attested.policy_hash,
                     clock: attested.clock,
                     image: attested.image,
-                    shape: attested.shape,
+                    shapes: attested.shapes,
                 };
                 Judged::Accepted(verdict, Box::new(accepted))
             }

@@ -1,1 +1,0 @@
-//! The segment: what gets through a tap, and what does not.
