@@ -59,14 +59,6 @@ pub struct ControlConfig {
     pub region: String,
 }
 
-/// What a store begins with.
-pub struct Bootstrap {
-    /// The first project.
-    pub project: ProjectId,
-    /// Its first key, unless the store existed already.
-    pub key: Option<NewKey>,
-}
-
 /// Runs the control plane until `shutdown`.
 ///
 /// # Errors
@@ -96,26 +88,6 @@ pub async fn run(config: ControlConfig, shutdown: Shutdown) -> anyhow::Result<()
     reconciler.await.context("the reconciler failed")?;
     store.close().await;
     Ok(())
-}
-
-/// Creates the store with a first project and a key of every scope; an existing store is left as it is.
-///
-/// # Errors
-/// When the store cannot be opened or written.
-pub async fn bootstrap(database: &Path) -> anyhow::Result<Bootstrap> {
-    let store = open(database, Arc::new(Hub::default())).await?;
-    let mut write = store.write(Cause::of(Actor::Operator)).await?;
-    let result = match write.first_project().await? {
-        Some(project) => Bootstrap { project, key: None },
-        None => {
-            let project = write.create_project().await?;
-            let key = write.create_api_key(project, &Scope::ALL).await?;
-            write.commit().await?;
-            Bootstrap { project, key: Some(key) }
-        }
-    };
-    store.close().await;
-    Ok(result)
 }
 
 /// Makes an API key in a project, or in a new one. Works while the control plane runs.

@@ -63,7 +63,7 @@ async fn a_killed_control_plane_loses_nothing_that_it_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
     let authority = write_pki(folder.path());
     let database = folder.path().join("store.sqlite");
-    let key = lambda_control::bootstrap(&database).await.unwrap().key.unwrap();
+    let key = lambda_control::create_api_key(&database, None, &Scope::ALL).await.unwrap();
     let principal = Principal { key: key.id, project: key.project, scopes: Scope::ALL.to_vec() };
     let mut acknowledged: Vec<InstanceId> = Vec::new();
     for round in 0u128..4 {

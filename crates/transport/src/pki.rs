@@ -272,7 +272,8 @@ pub fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), PkiError> 
         let path = path.to_path_buf();
         move |source| PkiError::File { operation, path, source }
     };
-    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    // The parent of a bare file name is empty: the current folder.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     if !folder.exists() {
         let mut builder = std::fs::DirBuilder::new();
         std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700);

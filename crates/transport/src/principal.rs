@@ -28,9 +28,8 @@ pub fn parse_scopes(text: &str) -> Option<Vec<Scope>> {
     text.split(',').map(|name| Scope::ALL.into_iter().find(|scope| scope.name() == name)).collect()
 }
 
-/// Replaces the principal headers in `headers`.
+/// Replaces the three principal headers in `headers`, and no other: [`strip`] what a client sent first.
 pub fn write(principal: &Principal, headers: &mut HeaderMap) {
-    strip(headers);
     let values = [
         (PROJECT, principal.project.to_string()),
         (SCOPES, scopes_text(&principal.scopes)),
@@ -93,11 +92,12 @@ mod tests {
     #[test]
     fn principal_round_trips_and_replaces_what_a_client_sent() {
         let mut headers = HeaderMap::new();
-        headers.insert(PROJECT, HeaderValue::from_static("proj_00000000000000000000000009"));
-        headers.insert("lambda-anything", HeaderValue::from_static("x"));
+        headers.append(PROJECT, HeaderValue::from_static("proj_00000000000000000000000009"));
+        headers.append(PROJECT, HeaderValue::from_static("proj_00000000000000000000000008"));
+        headers.insert(crate::error::REQUEST_ID, HeaderValue::from_static("kept"));
         write(&principal(), &mut headers);
         assert_eq!(read(&headers), Some(principal()));
-        assert!(!headers.contains_key("lambda-anything"));
+        assert_eq!(headers[crate::error::REQUEST_ID], "kept");
     }
 
     #[test]

@@ -112,3 +112,11 @@ fn a_certificate_without_exactly_one_uri_names_nobody() {
     let der = CertificateDer::from_pem_slice(issued.chain_pem.as_bytes()).unwrap();
     assert!(PeerIdentity::from_certificate(&der).is_err());
 }
+
+#[test]
+fn a_file_named_without_a_folder_is_written_in_the_current_one() {
+    let folder = tempfile::tempdir().unwrap();
+    std::env::set_current_dir(folder.path()).unwrap();
+    write_file(Path::new("bare.key"), b"x", 0o600).unwrap();
+    assert_eq!(std::fs::read(folder.path().join("bare.key")).unwrap(), b"x");
+}

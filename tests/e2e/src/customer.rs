@@ -30,6 +30,17 @@ impl Output {
         self.stdout
     }
 
+    /// Both streams, for a program that must have succeeded: results go to one, progress to the other.
+    ///
+    /// # Panics
+    /// When it did not; with both streams.
+    #[must_use]
+    pub fn succeeded(self) -> String {
+        let all = self.all();
+        let _ = self.ok();
+        all
+    }
+
     /// Both streams.
     #[must_use]
     pub fn all(&self) -> String {

@@ -7,7 +7,7 @@ fn an_instance_is_created_attested_used_restarted_and_deleted() {
     let cloud = Cloud::start();
     let customer = cloud.customer("ada");
 
-    let created = customer.create("web", &[]).ok();
+    let created = customer.create("web", &[]).succeeded();
     for step in ["sealed", "placed", "booting", "attested", "released", "unlocked", "ready"] {
         assert!(created.contains(step), "no `{step}` in:\n{created}");
     }

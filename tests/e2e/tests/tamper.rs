@@ -71,11 +71,9 @@ fn another_root_file_system_is_refused() {
     assert!(output.all().contains("root-integrity"), "the reason is named:\n{}", output.all());
 }
 
-/// Where the node agent keeps the root file system that it gives to QEMU.
+/// Where the node agent finds the root file system that it gives to QEMU.
 fn root_path(cloud: &Cloud) -> String {
-    let images = cloud.data().join("node/images");
-    let entry = std::fs::read_dir(&images).expect("images").flatten().next().expect("one image");
-    entry.path().join("root.img").display().to_string()
+    cloud.image().join("root.img").display().to_string()
 }
 
 #[test]

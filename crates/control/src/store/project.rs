@@ -31,14 +31,6 @@ impl Write {
         Ok(project)
     }
 
-    /// The oldest project.
-    pub(crate) async fn first_project(&mut self) -> Result<Option<ProjectId>, StoreError> {
-        let row = sqlx::query("SELECT id FROM projects ORDER BY created_ms, id LIMIT 1")
-            .fetch_optional(self.connection())
-            .await?;
-        row.map(|row| Columns(&row).id("id")).transpose()
-    }
-
     /// Adds a key to a project.
     pub(crate) async fn create_api_key(&mut self, project: ProjectId, scopes: &[Scope]) -> Result<NewKey, StoreError> {
         let text = Zeroizing::new(api_key::generate()?);

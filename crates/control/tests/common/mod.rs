@@ -54,12 +54,13 @@ impl Cloud {
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let authority = write_pki(folder.path());
-        let bootstrap = lambda_control::bootstrap(&folder.path().join("store.sqlite")).await.unwrap();
+        let database = folder.path().join("store.sqlite");
+        let key = lambda_control::create_api_key(&database, None, &Scope::ALL).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::new();
         let running = Some(tokio::spawn(lambda_control::run(config(folder.path(), listener), shutdown.clone())));
-        Self { folder, address, authority, shutdown, running, key: bootstrap.key.unwrap() }
+        Self { folder, address, authority, shutdown, running, key }
     }
 
     /// Stops the control plane and starts another on the same store and address.

@@ -32,6 +32,7 @@ use anyhow::Context as _;
 use lambda_transport::{Identity, PeerClient, Protocol, Role, Roots, Shutdown, pki, tls};
 use lambda_types::NodeId;
 use lambda_types::node::Acceleration;
+use lambda_types::shape::Shape;
 use rustix::thread::CapabilitySet;
 use tokio::sync::watch;
 
@@ -67,8 +68,8 @@ pub const CAPABILITIES: CapabilitySet = CapabilitySet::SYS_ADMIN
 /// A good [`NodeConfig::uid_base`]: above what Debian gives to people, containers and systemd's dynamic users.
 pub const DEFAULT_UID_BASE: u32 = 1_610_000_000;
 
-/// A good [`NodeConfig::vtpm_pool`].
-pub const DEFAULT_VTPM_POOL: usize = 4;
+/// A good [`NodeConfig::vtpm_pool`]; what is kept ready is never more than the instances that the node can hold.
+pub const DEFAULT_VTPM_POOL: usize = 128;
 
 /// How long a stop may take. Guests are not part of it.
 const STOP: Duration = Duration::from_secs(5);
@@ -116,7 +117,7 @@ pub struct NodeConfig {
     pub capacity: Option<Capacity>,
     /// How guests execute; nothing to probe.
     pub acceleration: Option<Acceleration>,
-    /// vTPMs that are kept ready.
+    /// Most vTPMs that are kept ready, each some 10 KiB on disk.
     pub vtpm_pool: usize,
     /// The tunnel listener. Its local address is what the control plane is told.
     pub tunnel: TcpListener,
@@ -133,7 +134,11 @@ pub async fn run(config: NodeConfig, shutdown: Shutdown) -> anyhow::Result<()> {
     clear_ready(&layout)?;
     let records = load_records(&layout).context("cannot read the instances")?;
     let (verdict, acceleration) = watch::channel(config.acceleration);
-    let node = Arc::new(build(&config, layout, acceleration)?);
+    let capacity = match config.capacity {
+        Some(capacity) => capacity,
+        None => sync::host_capacity(&config.data_dir).context("cannot tell this host's capacity")?,
+    };
+    let node = Arc::new(build(&config, layout, capacity, acceleration)?);
     adopt(&node, &records).await.context("cannot take up what an earlier agent left")?;
     let scanning = node.clone();
     let images = tokio::task::spawn_blocking(move || scanning.images.scan()).await?;
@@ -148,10 +153,7 @@ pub async fn run(config: NodeConfig, shutdown: Shutdown) -> anyhow::Result<()> {
     tasks.spawn(tunnel::serve(node.clone(), listener, tunnel_acceptor(&config)?, shutdown.clone()));
     let sync = sync::Sync {
         client: control_client(&config)?,
-        capacity: match config.capacity {
-            Some(capacity) => capacity,
-            None => sync::host_capacity(&config.data_dir)?,
-        },
+        capacity,
         id: config.node,
         tunnel: address,
         images,
@@ -187,6 +189,7 @@ fn lock(layout: &Layout) -> anyhow::Result<std::fs::File> {
 fn build(
     config: &NodeConfig,
     layout: Layout,
+    capacity: Capacity,
     acceleration: watch::Receiver<Option<Acceleration>>,
 ) -> anyhow::Result<Node> {
     let cgroups = Cgroups::open(layout.root()).context("cgroups are needed (v2, or v1 with memory, pids and cpu)")?;
@@ -200,7 +203,8 @@ fn build(
     };
     Ok(Node {
         namespace: Namespace::open(&layout.netns())?,
-        pool: Pool::open(&layout.pool(), workshop, config.vtpm_pool).context("cannot open the vTPM pool")?,
+        pool: Pool::open(&layout.pool(), workshop, pool_size(config.vtpm_pool, capacity))
+            .context("cannot open the vTPM pool")?,
         layout,
         images: Images::new(config.images.clone()),
         cgroups,
@@ -213,6 +217,13 @@ fn build(
         guests: Guests::default(),
         slots: Slots::default(),
     })
+}
+
+/// One vTPM for each of the smallest instances that fit, up to what is configured.
+fn pool_size(most: usize, capacity: Capacity) -> usize {
+    let smallest = Shape::ALL[0];
+    let fit = u64::from(capacity.vcpus / smallest.vcpus()).min(capacity.memory_mib / smallest.memory_mib());
+    most.min(usize::try_from(fit).unwrap_or(usize::MAX))
 }
 
 /// Probes as soon as there is a kernel to probe with, unless the verdict is known.

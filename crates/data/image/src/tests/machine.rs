@@ -67,7 +67,7 @@ pub(crate) fn boot(image: &Path, shape: Shape) -> String {
         .args(["-device", "virtserialport,chardev=guest,name=lambda.guest"])
         .args(["-kernel", &format!("{image_at}/kernel"), "-initrd", &format!("{image_at}/initramfs")])
         .args(["-append", &manifest.command_line])
-        .limit(Duration::from_secs(80))
+        .limit(Duration::from_secs(100))
         .run()
         .unwrap();
     std::fs::read_to_string(seen).unwrap()

@@ -206,5 +206,6 @@ mod tests {
             note(&mut record, tell(GuestPhase::Ready), round);
         }
         assert!(record.phases.len() <= 32);
+        assert_eq!(record.phase_since_ms, 999);
     }
 }

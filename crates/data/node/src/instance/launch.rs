@@ -27,6 +27,7 @@ use crate::network::firewall::{self, Guest};
 use crate::network::{NetworkError, Segment, mac_text, tap};
 use crate::node::Node;
 use crate::qemu::arguments::{self, Machine, Parts};
+use crate::qemu::probe;
 use crate::vtpm::{self, Identity, VtpmError};
 
 /// Processes and threads that QEMU and swtpm may have.
@@ -112,7 +113,7 @@ pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
 pub(crate) async fn launch(node: &Arc<Node>, desired: &DesiredInstance, slot: u32) -> Result<Launched, StartError> {
     let started = Instant::now();
     let folder = node.layout.instance(desired.id);
-    let acceleration = acceleration(node).await;
+    let acceleration = acceleration(node, desired).await?;
     let segment = Segment::parse(&desired.network)?;
     if !node.guests.claim(desired.id, segment) {
         return Err(StartError::Overlap);
@@ -120,11 +121,15 @@ pub(crate) async fn launch(node: &Arc<Node>, desired: &DesiredInstance, slot: u3
     let cgroup = make_cgroup(node, desired, acceleration).map_err(StartError::Cgroup)?;
     let (image, vtpm, tap, ()) = tokio::try_join!(
         timed("image", open_image(node, desired)),
-        timed("vtpm", start_vtpm(node, &folder, slot, &cgroup)),
+        timed("vtpm", prepare_vtpm(node, &folder, slot)),
         timed("network", open_network(node, slot, segment)),
         timed("volume", make_volume(node, desired, &folder, slot)),
     )?;
-    let (swtpm, identity) = vtpm;
+    let (listener, identity) = vtpm;
+    let swtpm = {
+        let (node, folder, cgroup) = (node.clone(), folder.clone(), cgroup.clone());
+        move || vtpm::start(&node.swtpm, &folder, &listener, node.swtpm_uid(slot), &cgroup)
+    };
     let order = QemuOrder {
         node: node.clone(),
         folder,
@@ -136,10 +141,19 @@ pub(crate) async fn launch(node: &Arc<Node>, desired: &DesiredInstance, slot: u3
         shape: desired.shape,
         mac: mac_text(segment.mac),
     };
-    let spawning = async { tokio::task::spawn_blocking(move || order.start()).await.map_err(|_| StartError::Task)? };
-    let qemu = timed("qemu", spawning).await?;
+    // QEMU finds the vTPM's socket listening, whichever of the two is up first.
+    let (swtpm, qemu) = tokio::try_join!(
+        timed("swtpm", blocking(move || Ok(swtpm()?))),
+        timed("qemu", blocking(move || order.start())),
+    )?;
     tracing::debug!(instance = %desired.id, elapsed_ms = started.elapsed().as_millis(), "QEMU started");
     Ok(Launched { qemu, swtpm, identity })
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StartError> + Send + 'static,
+) -> Result<T, StartError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| StartError::Task)?
 }
 
 async fn timed<T, E>(step: &'static str, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
@@ -149,13 +163,16 @@ async fn timed<T, E>(step: &'static str, work: impl Future<Output = Result<T, E>
     result
 }
 
-/// The probe's verdict; the first start after a boot of the host may have to wait for it, bounded by the probe's bound.
-async fn acceleration(node: &Node) -> Acceleration {
+/// The probe's verdict. The first start after a boot of the host may have to wait for it; a node without images has
+/// none, and the missing image is what is wrong then.
+async fn acceleration(node: &Arc<Node>, desired: &DesiredInstance) -> Result<Acceleration, StartError> {
     let mut verdict = node.acceleration.clone();
-    match verdict.wait_for(Option::is_some).await {
-        Ok(known) => known.unwrap_or(Acceleration::Tcg),
-        Err(_) => Acceleration::Tcg,
+    if let Some(known) = *verdict.borrow() {
+        return Ok(known);
     }
+    open_image(node, desired).await?;
+    let known = tokio::time::timeout(probe::BOUND.saturating_mul(2), verdict.wait_for(Option::is_some)).await;
+    Ok(known.ok().and_then(|found| *found.ok()?).unwrap_or(Acceleration::Tcg))
 }
 
 fn make_cgroup(node: &Node, desired: &DesiredInstance, acceleration: Acceleration) -> io::Result<Arc<Vec<OwnedFd>>> {
@@ -190,14 +207,12 @@ impl OpenImage {
 
 async fn open_image(node: &Arc<Node>, desired: &DesiredInstance) -> Result<OpenImage, StartError> {
     let (node, id) = (node.clone(), desired.image);
-    let opening = move || OpenImage::new(&node.images.get(id)?);
-    Ok(tokio::task::spawn_blocking(opening).await.map_err(|_| StartError::Task)??)
+    blocking(move || Ok(OpenImage::new(&node.images.get(id)?)?)).await
 }
 
 async fn make_volume(node: &Node, desired: &DesiredInstance, folder: &Path, slot: u32) -> Result<(), StartError> {
     let (folder, gib, uid) = (folder.to_owned(), desired.volume_gib, node.qemu_uid(slot));
-    let making = move || volume::prepare(&folder, gib, uid).map_err(StartError::Volume);
-    tokio::task::spawn_blocking(making).await.map_err(|_| StartError::Task)?
+    blocking(move || volume::prepare(&folder, gib, uid).map_err(StartError::Volume)).await
 }
 
 async fn open_network(node: &Node, slot: u32, segment: Segment) -> Result<OwnedFd, StartError> {
@@ -211,32 +226,22 @@ async fn open_network(node: &Node, slot: u32, segment: Segment) -> Result<OwnedF
     Ok(node.namespace.run(opening).await??)
 }
 
-/// swtpm listens before QEMU starts; only QEMU's user may connect.
-async fn start_vtpm(
-    node: &Arc<Node>,
-    folder: &Path,
-    slot: u32,
-    cgroup: &Arc<Vec<OwnedFd>>,
-) -> Result<(ProcessRef, Identity), StartError> {
-    let files = |operation| {
+/// A vTPM's state and its listening control socket, to which only QEMU's user may connect.
+async fn prepare_vtpm(node: &Arc<Node>, folder: &Path, slot: u32) -> Result<(UnixListener, Identity), StartError> {
+    let failed = |operation| {
         let folder = folder.to_owned();
         move |source| VtpmError::Files { operation, folder, source }
     };
-    let identity = match Identity::load(folder).map_err(files("read vtpm.json"))? {
+    let identity = match Identity::load(folder).map_err(failed("read vtpm.json"))? {
         Some(identity) => identity,
         None => node.pool.adopt(folder).await?,
     };
-    let (node, folder, cgroup) = (node.clone(), folder.to_owned(), cgroup.clone());
-    let starting = move || {
-        let (qemu, swtpm) = (node.qemu_uid(slot), node.swtpm_uid(slot));
-        let failed = |source| VtpmError::Files { operation: "bind the control socket", folder: folder.clone(), source };
-        vtpm::own_state(&folder, swtpm)?;
-        let listener = listen(&folder, file::TPM_SOCKET, 0o600).map_err(failed)?;
-        std::os::unix::fs::chown(folder.join(file::TPM_SOCKET), Some(qemu), Some(qemu)).map_err(failed)?;
-        vtpm::start(&node.swtpm, &folder, &listener, swtpm, &cgroup)
-    };
-    let process = tokio::task::spawn_blocking(starting).await.map_err(|_| StartError::Task)??;
-    Ok((process, identity))
+    let qemu = node.qemu_uid(slot);
+    vtpm::own_state(folder, node.swtpm_uid(slot))?;
+    let listener = listen(folder, file::TPM_SOCKET, 0o600).map_err(failed("bind the control socket"))?;
+    std::os::unix::fs::chown(folder.join(file::TPM_SOCKET), Some(qemu), Some(qemu))
+        .map_err(failed("hand over the control socket"))?;
+    Ok((listener, identity))
 }
 
 /// Everything that QEMU is started with.

@@ -37,6 +37,7 @@ pub(crate) struct InstanceRecord {
     pub(crate) qemu_answered: bool,
     pub(crate) network: GuestNetwork,
     pub(crate) phase: Phase,
+    pub(crate) phase_since_ms: u64,
     pub(crate) phases: Vec<PhaseTime>,
     pub(crate) shutdown_since_ms: Option<u64>,
     /// Why the agent ended QEMU, or what the guest gave as its reason.
@@ -60,6 +61,7 @@ impl InstanceRecord {
             qemu_answered: false,
             network,
             phase: Phase::Stopped,
+            phase_since_ms: 0,
             phases: Vec::new(),
             shutdown_since_ms: None,
             failure: None,
@@ -80,13 +82,10 @@ impl InstanceRecord {
             return;
         }
         self.phase = phase;
+        self.phase_since_ms = now_ms;
         if self.phases.len() < MAX_PHASES {
             self.phases.push(PhaseTime { phase, at_ms: now_ms });
         }
-    }
-
-    pub(crate) fn phase_since_ms(&self) -> u64 {
-        self.phases.last().map_or(0, |time| time.at_ms)
     }
 
     pub(crate) fn finish(&mut self, outcome: Outcome, now_ms: u64) {

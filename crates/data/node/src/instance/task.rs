@@ -124,7 +124,7 @@ impl InstanceTask {
             outcome: record.and_then(|record| record.outcome),
             machine,
             phase: record.map_or(Phase::Gone, |record| record.phase),
-            phase_since_ms: record.map_or(0, InstanceRecord::phase_since_ms),
+            phase_since_ms: record.map_or(0, |record| record.phase_since_ms),
             shutdown_since_ms: record.and_then(|record| record.shutdown_since_ms),
             vtpm_lost: self.vtpm_lost,
             now_ms: now_ms(),

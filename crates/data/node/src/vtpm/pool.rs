@@ -1,9 +1,11 @@
-//! A few finished vTPMs, so that creating an instance does not wait for one.
+//! Finished vTPMs, so that creating an instance does not wait for one. They are made when no instance is being created,
+//! so that making them does not slow a creation down either, unless there is none left.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, mpsc};
 
@@ -17,10 +19,16 @@ const UNFINISHED: &str = "new-";
 /// Pause after a failure, so that a broken host is not busy with failing.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// No vTPM was asked for during this time: the node has leisure to make more.
+const LEISURE: Duration = Duration::from_millis(500);
+
+type LastAdoption = Arc<std::sync::Mutex<Option<Instant>>>;
+
 /// The pool: a task makes vTPMs until the channel is full.
 pub(crate) struct Pool {
     ready: Mutex<mpsc::Receiver<Result<PathBuf, VtpmError>>>,
     task: tokio::task::JoinHandle<()>,
+    last: LastAdoption,
 }
 
 impl Drop for Pool {
@@ -38,12 +46,14 @@ impl Pool {
         std::fs::create_dir_all(folder)?;
         let (finished, next) = take_stock(folder)?;
         let (sender, ready) = mpsc::channel(size.max(1));
-        let task = tokio::spawn(fill(folder.into(), workshop, sender, finished, next));
-        Ok(Self { ready: Mutex::new(ready), task })
+        let last = LastAdoption::default();
+        let task = tokio::spawn(fill(folder.into(), workshop, sender, finished, next, last.clone()));
+        Ok(Self { ready: Mutex::new(ready), task, last })
     }
 
     /// A finished vTPM. A failure may be long past: one more attempt shows whether it stays.
     async fn take(&self) -> Result<PathBuf, VtpmError> {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let mut ready = self.ready.lock().await;
         match ready.recv().await.ok_or(VtpmError::Pool)? {
             Ok(path) => Ok(path),
@@ -98,6 +108,7 @@ async fn fill(
     sender: mpsc::Sender<Result<PathBuf, VtpmError>>,
     finished: Vec<PathBuf>,
     next: u64,
+    last: LastAdoption,
 ) {
     for path in finished {
         if sender.send(Ok(path)).await.is_err() {
@@ -107,6 +118,12 @@ async fn fill(
     let next = AtomicU64::new(next);
     // A place is reserved before work begins, so no more are made than fit.
     while let Ok(place) = sender.reserve().await {
+        // One place is the reserved one.
+        while sender.max_capacity() - sender.capacity() > 1
+            && let Some(pause) = leisure_in(&last)
+        {
+            tokio::time::sleep(pause).await;
+        }
         let number = next.fetch_add(1, Ordering::Relaxed);
         let (workshop, folder) = (workshop.clone(), folder.clone());
         let made = tokio::task::spawn_blocking(move || make(&workshop, &folder, number)).await;
@@ -120,6 +137,11 @@ async fn fill(
             tokio::time::sleep(PAUSE).await;
         }
     }
+}
+
+fn leisure_in(last: &LastAdoption) -> Option<Duration> {
+    let last = (*last.lock().unwrap_or_else(PoisonError::into_inner))?;
+    LEISURE.checked_sub(last.elapsed()).filter(|pause| !pause.is_zero())
 }
 
 fn make(workshop: &Workshop, folder: &Path, number: u64) -> Result<PathBuf, VtpmError> {

@@ -24,6 +24,9 @@ use sha2::{Digest as _, Sha256};
 /// Set for the child that is the agent.
 const AGENT: &str = "LAMBDA_TEST_AGENT";
 
+/// How many vTPMs the agent keeps ready.
+const POOL: &str = "LAMBDA_TEST_POOL";
+
 pub(crate) const NODE: NodeId = NodeId::from_bits(7);
 
 /// The boot that the stub guest claims.
@@ -71,6 +74,8 @@ pub(crate) struct Bench {
     pub(crate) internal: pki::Authority,
     pub(crate) qemu: PathBuf,
     pub(crate) swtpm: PathBuf,
+    /// vTPMs that the agent keeps ready.
+    pub(crate) pool: usize,
 }
 
 impl Bench {
@@ -111,7 +116,7 @@ impl Bench {
             lambda_transport::serve(listener, config, router, Limits::internal(), stop).await;
         });
         let swtpm = "/usr/bin/swtpm".into();
-        Self { folder, runtime, control, control_address, shutdown, agent: None, internal, qemu, swtpm }
+        Self { folder, runtime, control, control_address, shutdown, agent: None, internal, qemu, swtpm, pool: 2 }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -130,7 +135,8 @@ impl Bench {
         self.runtime.block_on(work)
     }
 
-    /// Starts the agent: this test binary again, running [`agent_process`].
+    /// Starts the agent: this test binary again, running [`agent_process`] with the capabilities that it
+    /// names and no other.
     pub(crate) fn start_agent(&mut self) {
         let settings = [
             self.folder.path().display().to_string(),
@@ -139,9 +145,12 @@ impl Bench {
             self.swtpm.display().to_string(),
         ];
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("agent.log")).unwrap();
-        let child = Command::new(std::env::current_exe().unwrap())
+        let child = Command::new("setpriv")
+            .args(["--inh-caps=-all", &format!("--bounding-set={}", capabilities())])
+            .arg(std::env::current_exe().unwrap())
             .args(["--exact", "harness::agent_process", "--ignored", "--nocapture"])
             .env(AGENT, settings.join("\n"))
+            .env(POOL, self.pool.to_string())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -297,6 +306,12 @@ pub(crate) fn broker(seq: u64) -> Option<Message> {
     Some(Message { boot: BOOT, seq, body: Binary(b"challenge".to_vec()) })
 }
 
+/// What setpriv takes: no capability but those that the agent says it needs.
+fn capabilities() -> String {
+    let wanted = lambda_node::CAPABILITIES.iter_names().map(|(name, _)| format!(",+{}", name.to_lowercase()));
+    format!("-all{}", wanted.collect::<String>())
+}
+
 /// Whether a process runs; a zombie that nobody reaps does not.
 pub(crate) fn alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -324,9 +339,9 @@ fn agent_process() {
         swtpm: swtpm.into(),
         nft: "/usr/sbin/nft".into(),
         uid_base: lambda_node::DEFAULT_UID_BASE,
-        capacity: Some(Capacity { vcpus: 8, memory_mib: 8192, disk_gib: 100 }),
+        capacity: Some(Capacity { vcpus: 100, memory_mib: 65536, disk_gib: 100 }),
         acceleration: Some(Acceleration::Tcg),
-        vtpm_pool: 2,
+        vtpm_pool: std::env::var(POOL).map_or(2, |size| size.parse().unwrap()),
         tunnel: TcpListener::bind("127.0.0.1:0").unwrap(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

@@ -15,7 +15,10 @@ fn creations() {
     bench.qemu = bench.path("sleeping-qemu");
     std::fs::write(&bench.qemu, "#!/bin/sh\nexec sleep 3600\n").unwrap();
     std::fs::set_permissions(&bench.qemu, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    bench.pool = CREATIONS.into();
     bench.start_agent();
+    let ready = || std::fs::read_dir(bench.node_dir().join("vtpm-pool")).map_or(0, Iterator::count);
+    bench.wait_for("full pool", || (ready() >= bench.pool).then_some(()), || ready().to_string());
     let mut desired = Vec::new();
     let mut taken_ms = Vec::new();
     for number in 1..=CREATIONS {
