@@ -1,43 +1,63 @@
 //! `lambdad doctor`: what this machine can do, and how to mend what it cannot.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
 
 use crate::layout::Layout;
 
+/// The oldest QEMU that will do.
+const QEMU: (u32, u32) = (9, 1);
+
+/// Version 1 controllers that limit a guest, each with a file that only a working one has.
+const CONTROLLERS: [(&str, &str); 3] =
+    [("memory", "memory.limit_in_bytes"), ("pids", "pids.max"), ("cpu", "cpu.cfs_quota_us")];
+
+/// Rules of every kind that the node writes, in a namespace that ends with the program.
+const RULES: &str = "table inet probe {
+  set s { typeof iifname . ether saddr . ip saddr; }
+  chain a { type filter hook prerouting priority raw; policy drop; iifname . ether saddr . ip saddr @s accept; }
+  chain b { type filter hook output priority filter; policy drop; ct state established,related accept; }
+}
+table arp probe {
+  chain a { type filter hook input priority filter; policy drop; iifname . arp saddr ip { \"t\" . 10.0.0.1 } accept; }
+}
+";
+
+#[derive(Serialize)]
 struct Finding {
+    ok: bool,
     what: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     fix: Option<&'static str>,
 }
 
 fn good(what: impl Into<String>) -> Finding {
-    Finding { what: what.into(), fix: None }
+    Finding { ok: true, what: what.into(), fix: None }
 }
 
 fn bad(what: impl Into<String>, fix: &'static str) -> Finding {
-    Finding { what: what.into(), fix: Some(fix) }
+    Finding { ok: false, what: what.into(), fix: Some(fix) }
 }
 
 /// Prints the findings; an error when one must be mended.
-pub(crate) fn run(data: Option<&Path>) -> Result<()> {
-    let mut findings = vec![user(), qemu(), program("swtpm", "apt-get install swtpm"), cgroups()];
-    findings.push(program("ip", "apt-get install iproute2"));
+pub(crate) fn run(data: Option<&Path>, json: bool) -> Result<()> {
+    let mut findings = vec![user(), qemu(), program("swtpm", "apt-get install swtpm")];
     findings.push(program("nft", "apt-get install nftables"));
-    findings.extend(kernel());
-    findings.push(acceleration());
+    findings.extend([cgroups(Path::new("/sys/fs/cgroup")), firewall(), tap(), acceleration()]);
     if let Some(data) = data {
         findings.push(folder(data));
     }
-    let mut wrong = 0;
-    for finding in &findings {
-        match finding.fix {
-            None => println!("ok    {}", finding.what),
-            Some(fix) => {
-                wrong += 1;
-                println!("FAIL  {}\n      fix: {fix}", finding.what);
-            }
+    let wrong = findings.iter().filter(|finding| !finding.ok).count();
+    if json {
+        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "ok": wrong == 0, "findings": findings }))?);
+    } else {
+        for finding in &findings {
+            println!("{}  {}", if finding.ok { "ok  " } else { "FAIL" }, finding.what);
+            finding.fix.iter().for_each(|fix| println!("      fix: {fix}"));
         }
     }
     if wrong == 0 { Ok(()) } else { bail!("{wrong} to mend") }
@@ -64,35 +84,77 @@ fn qemu() -> Finding {
     let Some(line) = first_line("qemu-system-x86_64", "--version") else {
         return bad("qemu-system-x86_64 is not installed", FIX);
     };
-    match qemu_major(&line) {
-        Some(major) if major >= 9 => good(line),
-        _ => bad(format!("{line}: 9.1 or newer is needed"), FIX),
+    match qemu_version(&line) {
+        Some(version) if version >= QEMU => good(line),
+        Some(_) => bad(format!("{line}: {}.{} or newer is needed", QEMU.0, QEMU.1), FIX),
+        None => bad(format!("qemu-system-x86_64 says `{line}`, which is no version"), FIX),
     }
 }
 
-fn qemu_major(line: &str) -> Option<u32> {
-    line.strip_prefix("QEMU emulator version ")?.split('.').next()?.parse().ok()
+/// Major and minor number.
+fn qemu_version(line: &str) -> Option<(u32, u32)> {
+    let mut numbers = line.strip_prefix("QEMU emulator version ")?.split([' ', '.', '(', '-']);
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-fn cgroups() -> Finding {
-    let root = Path::new("/sys/fs/cgroup");
-    if root.join("cgroup.controllers").exists() {
-        good("cgroup version 2")
-    } else if root.join("memory").is_dir() {
-        good("cgroup version 1: limits work, the unified hierarchy is preferred")
-    } else {
-        bad("no cgroup file system", "mount -t cgroup2 none /sys/fs/cgroup")
+fn cgroups(mount: &Path) -> Finding {
+    const FIX: &str = "mount -t cgroup2 none /sys/fs/cgroup, and boot a kernel with the memory, pids and cpu controllers \
+                       (cgroup_enable=memory where it is off)";
+    if let Ok(text) = std::fs::read_to_string(mount.join("cgroup.controllers")) {
+        let offered: Vec<&str> = text.split_ascii_whitespace().collect();
+        return match CONTROLLERS.iter().find(|(controller, _)| !offered.contains(controller)) {
+            None => good("cgroup version 2 with memory, pids and cpu"),
+            Some((controller, _)) => bad(format!("cgroup version 2 without the {controller} controller"), FIX),
+        };
+    }
+    for (controller, file) in CONTROLLERS {
+        if let Err(error) = try_group(&mount.join(controller), file) {
+            return bad(format!("no working {controller} cgroup controller: {error}"), FIX);
+        }
+    }
+    good("cgroup version 1 with memory, pids and cpu: limits work, the unified hierarchy is preferred")
+}
+
+/// Makes a group and removes it again.
+fn try_group(controller: &Path, file: &str) -> std::io::Result<()> {
+    let group = controller.join(format!("lambda-doctor-{}", std::process::id()));
+    std::fs::create_dir(&group)?;
+    let works = std::fs::read(group.join(file)).map(|_| ());
+    std::fs::remove_dir(&group)?;
+    works
+}
+
+/// Whether a program does its work in a network namespace of its own.
+fn in_namespace(arguments: &[&str], input: &str) -> Result<()> {
+    let mut command = Command::new("unshare");
+    command.arg("--net").args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("unshare")?;
+    // A program that ends without reading says why below.
+    let _ = child.stdin.take().context("standard input is a pipe")?.write_all(input.as_bytes());
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{}", said.lines().next().unwrap_or("it says nothing"));
+    }
+    Ok(())
+}
+
+fn firewall() -> Finding {
+    match in_namespace(&["nft", "-f", "-"], RULES) {
+        Ok(()) => good("network namespaces, with inet and arp rules of nftables"),
+        Err(error) => bad(
+            format!("no rules of nftables in a network namespace: {error:#}"),
+            "modprobe -a nf_tables nft_ct; boot a kernel with CONFIG_NET_NS, CONFIG_NF_TABLES_INET and CONFIG_NF_TABLES_ARP",
+        ),
     }
 }
 
-fn kernel() -> Vec<Finding> {
-    [
-        ("/proc/self/ns/net", "network namespaces", "boot a kernel with CONFIG_NET_NS"),
-        ("/dev/net/tun", "tap devices", "modprobe tun"),
-    ]
-    .into_iter()
-    .map(|(path, what, fix)| if Path::new(path).exists() { good(what) } else { bad(format!("no {what}"), fix) })
-    .collect()
+/// Opening the device without a driver fails, whether the file is there or not.
+fn tap() -> Finding {
+    match std::fs::File::options().read(true).write(true).open("/dev/net/tun") {
+        Ok(_) => good("tap devices"),
+        Err(error) => bad(format!("no tap devices: /dev/net/tun: {error}"), "modprobe tun"),
+    }
 }
 
 /// The presence of `/dev/kvm` proves nothing: the node boots a probe guest when it starts, and says so in its log.
@@ -121,7 +183,31 @@ mod tests {
 
     #[test]
     fn the_version_of_qemu_is_read() {
-        assert_eq!(qemu_major("QEMU emulator version 10.0.2 (Debian 1:10.0.2)"), Some(10));
-        assert_eq!(qemu_major("something else"), None);
+        assert_eq!(qemu_version("QEMU emulator version 10.0.2 (Debian 1:10.0.2)"), Some((10, 0)));
+        assert_eq!(qemu_version("QEMU emulator version 9.1.0-rc1"), Some((9, 1)));
+        assert_eq!(qemu_version("QEMU emulator version 9.1"), Some((9, 1)));
+        for garbage in
+            ["something else", "QEMU emulator version", "QEMU emulator version x.y", "QEMU emulator version 9"]
+        {
+            assert_eq!(qemu_version(garbage), None, "{garbage}");
+        }
+        let new_enough = |line| qemu_version(line).is_some_and(|version| version >= QEMU);
+        assert!(!new_enough("QEMU emulator version 9.0.4"));
+        assert!(!new_enough("QEMU emulator version 7.2.17"));
+        assert!(new_enough("QEMU emulator version 9.1.0"));
+        assert!(new_enough("QEMU emulator version 10.0.2"));
+    }
+
+    #[test]
+    fn a_missing_cgroup_controller_is_named_with_a_fix() {
+        let mount = tempfile::tempdir().unwrap();
+        let file = mount.path().join("cgroup.controllers");
+        std::fs::write(&file, "cpuset cpu io memory pids\n").unwrap();
+        assert!(cgroups(mount.path()).ok);
+        std::fs::write(&file, "cpuset cpu io pids\n").unwrap();
+        let finding = cgroups(mount.path());
+        assert!(finding.what.contains("memory") && finding.fix.is_some());
+        std::fs::remove_file(&file).unwrap();
+        assert!(cgroups(mount.path()).what.contains("no working memory"));
     }
 }

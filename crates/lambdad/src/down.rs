@@ -1,18 +1,25 @@
-//! `lambdad down`: stops the supervisor, then removes every guest, vTPM, interface and rule of the data folder.
+//! `lambdad down`: stops the supervisor and what is left of its roles, lets guests shut down, then removes every guest, vTPM, interface and rule of the data folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use rustix::fs::FlockOperation;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::layout::Layout;
 use crate::role::RoleName;
-use crate::up::lock;
+use crate::up::{ROLES_LOCK, lock};
 
 /// How long the supervisor may take to end; its roles have a bound of their own.
 const END: Duration = Duration::from_secs(45);
+
+/// How long guests may take to shut down.
+const GUESTS: Duration = Duration::from_secs(30);
+
+/// How long the roles of a supervisor that was killed may take to end, and how long killed ones may take to go.
+const ROLES: Duration = Duration::from_secs(20);
 
 /// What to stop.
 #[derive(Debug, Args)]
@@ -23,26 +30,86 @@ pub(crate) struct Options {
     /// Remove the data folder too: every volume, key and certificate in it.
     #[arg(long)]
     purge: bool,
+    /// Do not wait for guests to shut down: a power cut for them. Implied by `--purge`.
+    #[arg(long)]
+    now: bool,
 }
 
 /// Stops everything. Succeeds only when nothing is left.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let layout = Layout::new(&options.data)?;
-    if !layout.root().exists() {
-        return Ok(());
+    let node = layout.role(RoleName::Node);
+    if layout.root().exists() {
+        if layout.settings()?.is_none() && !layout.run("").exists() {
+            bail!("{} is not a data folder", layout.root().display());
+        }
+        return stop_all(options, &layout, &node);
     }
-    if layout.settings()?.is_none() && !layout.run("").exists() {
-        bail!("{} is not a data folder", layout.root().display());
+    // Somebody removed the folder: its guests may still run.
+    removed(lambda_node::teardown(&node).context("removing the guests")?)
+}
+
+fn stop_all(options: &Options, layout: &Layout, node: &Path) -> Result<()> {
+    let _lock = stop_supervisor(layout)?;
+    end_roles(&layout.run(ROLES_LOCK))?;
+    if !(options.now || options.purge) {
+        let cut = lambda_node::stop_guests(node, GUESTS).context("stopping the guests")?;
+        if !cut.is_empty() {
+            eprintln!("lambdad: did not shut down within {} s, ended: {}", GUESTS.as_secs(), cut.join(", "));
+        }
     }
-    let _lock = stop_supervisor(&layout)?;
-    let left = lambda_node::teardown(&layout.role(RoleName::Node)).context("removing the guests")?;
-    if !left.is_empty() {
-        bail!("could not remove: {}", left.join(", "));
-    }
+    removed(lambda_node::teardown(node).context("removing the guests")?)?;
     if options.purge {
         std::fs::remove_dir_all(layout.root()).with_context(|| format!("cannot remove {}", layout.root().display()))?;
     }
     Ok(())
+}
+
+fn removed(left: Vec<String>) -> Result<()> {
+    if !left.is_empty() {
+        bail!("could not remove: {}", left.join(", "));
+    }
+    Ok(())
+}
+
+/// Waits until no role runs, and ends those that do not end themselves: the kernel has asked them to when their supervisor died.
+fn end_roles(lock: &Path) -> Result<()> {
+    if !lock.exists() {
+        return Ok(());
+    }
+    let lock = lock.canonicalize().with_context(|| lock.display().to_string())?;
+    let file = std::fs::File::open(&lock).with_context(|| lock.display().to_string())?;
+    let start = Instant::now();
+    while let Err(error) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if error != rustix::io::Errno::WOULDBLOCK {
+            return Err(error).with_context(|| lock.display().to_string());
+        }
+        if start.elapsed() > ROLES.saturating_mul(2) {
+            bail!("roles survive SIGKILL: processes {:?}", holders(&lock)?);
+        }
+        if start.elapsed() > ROLES {
+            for holder in holders(&lock)? {
+                // It may have ended meanwhile.
+                let _ = kill_process(holder, Signal::KILL);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// Other processes that have a file open.
+fn holders(file: &Path) -> Result<Vec<Pid>> {
+    let own = rustix::process::getpid();
+    let processes = std::fs::read_dir("/proc").context("/proc")?.filter_map(|entry| entry.ok());
+    Ok(processes
+        .filter_map(|process| {
+            let pid = process.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
+            let mut open = std::fs::read_dir(process.path().join("fd")).ok()?.filter_map(|entry| entry.ok());
+            let holds = open.any(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target == file));
+            (holds && pid != own).then_some(pid)
+        })
+        .collect())
 }
 
 /// Ends `lambdad up` if it runs, and takes its lock so that it cannot start meanwhile.

@@ -1,16 +1,31 @@
 //! Makes a deployment: authorities, certificates, ports, the node's identity. Every step is skipped when it is done, so a
 //! crash in between is repaired by the next start.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use lambda_transport::pki::{Authority, CERTIFICATE_FILE, write_file};
-use lambda_transport::{PeerIdentity, Role};
+use clap::Args;
 use lambda_types::NodeId;
 
-use crate::layout::{Layout, REGION, Settings, any_loopback, give};
+use crate::certificates;
+use crate::layout::{Layout, Settings, any_loopback};
 use crate::role::RoleName;
+
+/// What is chosen at a start and kept from then on.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Choices {
+    /// Address of the public API; port 0 takes a free one. Kept from then on.
+    #[arg(long)]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Another name or address that customers use for the public API, for its certificate; may be given more than once. Kept from
+    /// then on.
+    #[arg(long = "name", value_name = "HOST")]
+    pub(crate) names: Vec<String>,
+    /// Image folder to offer, or a folder of such; may be given more than once. Kept from then on.
+    #[arg(long = "images", value_name = "DIR")]
+    pub(crate) images: Vec<PathBuf>,
+}
 
 /// A deployment that is ready to run, with every role's listener bound: a role that is restarted keeps its port.
 pub(crate) struct Deployment {
@@ -19,17 +34,19 @@ pub(crate) struct Deployment {
 }
 
 /// Makes what is missing, and binds the listeners.
-pub(crate) fn init(layout: &Layout, listen: Option<SocketAddr>, images: &[PathBuf]) -> Result<Deployment> {
+pub(crate) fn init(layout: &Layout, choices: &Choices) -> Result<Deployment> {
     if !rustix::process::geteuid().is_root() {
         bail!("needs root: it gives each role a user of its own and the node its capabilities; try sudo");
     }
     layout.make()?;
-    let deployment = settings(layout, listen, images)?;
-    certificates(layout, &deployment.settings)?;
+    let deployment = settings(layout, choices)?;
+    for line in certificates::settle(layout, &deployment.settings)? {
+        eprintln!("lambdad: {line}");
+    }
     Ok(deployment)
 }
 
-fn settings(layout: &Layout, listen: Option<SocketAddr>, images: &[PathBuf]) -> Result<Deployment> {
+fn settings(layout: &Layout, choices: &Choices) -> Result<Deployment> {
     let mut settings = match layout.settings()? {
         Some(settings) => settings,
         None => Settings {
@@ -37,14 +54,19 @@ fn settings(layout: &Layout, listen: Option<SocketAddr>, images: &[PathBuf]) -> 
             gateway: any_loopback(),
             control: any_loopback(),
             tunnel: any_loopback(),
+            names: std::collections::BTreeSet::new(),
             images: [layout.role(RoleName::Node).join("images")].into(),
         },
     };
-    for image in images {
+    for image in &choices.images {
         let folder = image.canonicalize().with_context(|| format!("there is no image folder {}", image.display()))?;
         settings.images.insert(folder);
     }
-    if let Some(listen) = listen.filter(|listen| listen.port() != 0 || listen.ip() != settings.gateway.ip()) {
+    for name in &choices.names {
+        certificates::check_name(name)?;
+        settings.names.insert(name.clone());
+    }
+    if let Some(listen) = choices.listen.filter(|listen| listen.port() != 0 || listen.ip() != settings.gateway.ip()) {
         settings.gateway = listen;
     }
     let gateway = TcpListener::bind(settings.gateway)
@@ -60,50 +82,4 @@ fn settings(layout: &Layout, listen: Option<SocketAddr>, images: &[PathBuf]) -> 
     layout.save_settings(&settings)?;
     let listeners = [(RoleName::Gateway, gateway), (RoleName::Control, control), (RoleName::Node, tunnel)];
     Ok(Deployment { settings, listeners })
-}
-
-fn certificates(layout: &Layout, settings: &Settings) -> Result<()> {
-    let internal = Authority::load_or_generate(&layout.authority("internal"), "Lambda internal CA")?;
-    let public = Authority::load_or_generate(&layout.authority("public"), "Lambda public CA")?;
-    let platform = Authority::load_or_generate(&layout.authority("platform"), &format!("Lambda platform CA {REGION}"))?;
-    for role in RoleName::ALL {
-        let folder = layout.role(role);
-        let (peer, address) = match role {
-            RoleName::Gateway => (PeerIdentity::new(Role::Gateway, "main"), settings.gateway),
-            RoleName::Control => (PeerIdentity::new(Role::Control, "main"), settings.control),
-            RoleName::Node => (PeerIdentity::new(Role::Node, settings.node.to_string()), settings.tunnel),
-        };
-        unless_there(&folder.join("internal"), |at| Ok(internal.issue_peer(&peer, &[address.ip()])?.save(at)?))?;
-        write_file(&folder.join("internal-ca.pem"), internal.certificate_pem().as_bytes(), 0o644)?;
-    }
-    let names = public_names(settings.gateway.ip());
-    unless_there(&layout.role(RoleName::Gateway).join("public"), |at| {
-        Ok(public.issue_server(&["localhost"], &names)?.save(at)?)
-    })?;
-    let node_name = format!("Lambda node CA {}", settings.node);
-    unless_there(&layout.role(RoleName::Node).join("node-ca"), |at| {
-        Ok(platform.issue_authority(&node_name)?.save(at)?)
-    })?;
-    let platform_pem = platform.certificate_pem().as_bytes();
-    write_file(&layout.role(RoleName::Control).join("platform-ca.pem"), platform_pem, 0o644)?;
-    write_file(&layout.customer("ca.pem"), public.certificate_pem().as_bytes(), 0o644)?;
-    for role in RoleName::ALL {
-        if let Some(uid) = role.uid() {
-            give(&layout.role(role), uid)?;
-        }
-    }
-    Ok(())
-}
-
-fn unless_there(folder: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    if folder.join(CERTIFICATE_FILE).exists() { Ok(()) } else { make(folder) }
-}
-
-/// Addresses that the gateway's certificate is good for.
-fn public_names(listen: IpAddr) -> Vec<IpAddr> {
-    let mut names = vec![IpAddr::from([127, 0, 0, 1])];
-    if !listen.is_unspecified() && !names.contains(&listen) {
-        names.push(listen);
-    }
-    names
 }

@@ -3,21 +3,26 @@
 //! ```text
 //!   settings.json                     node id, ports
 //!   pki/{internal,public,platform}/   certificate authorities; root alone
-//!   gateway/                          gateway's user alone
-//!   control/                          control's user alone: the store
+//!   gateway/                          root's; gateway's group may read it
+//!   control/                          root's; control's group may read it
+//!   control/state/                    control's user alone: the store
 //!   node/                             root; passable, because each guest's own user reaches its folder through it
 //!   customer/                         what the operator hands to its first customer: ca.pem, api.key
 //!   run/                              endpoint.json, up.pid, up.lock
 //!   logs/                             one bounded log a role
 //! ```
+//!
+//! Root acts by path, and follows what it finds there. Therefore a role that runs as a user of its own can write to no folder that
+//! root works in: the one folder that it owns is `control/state`, and what opens that becomes its owner first.
 
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use lambda_types::NodeId;
-use rustix::fs::{AtFlags, Gid, Uid};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use serde::{Deserialize, Serialize};
 
 use crate::role::RoleName;
@@ -43,6 +48,9 @@ pub(crate) struct Settings {
     pub(crate) control: SocketAddr,
     /// The node's tunnel listener.
     pub(crate) tunnel: SocketAddr,
+    /// Names and addresses from `--name` that customers use for the public listener.
+    #[serde(default)]
+    pub(crate) names: std::collections::BTreeSet<String>,
     /// Where images are.
     #[serde(default)]
     pub(crate) images: std::collections::BTreeSet<PathBuf>,
@@ -78,6 +86,11 @@ impl Layout {
     /// A role's folder.
     pub(crate) fn role(&self, role: RoleName) -> PathBuf {
         self.root.join(role.name())
+    }
+
+    /// The control plane's store, in the one folder that its user owns.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.role(RoleName::Control).join("state").join("store.sqlite")
     }
 
     /// A file in `customer/`.
@@ -119,16 +132,18 @@ impl Layout {
 
     /// Makes the folders, with their owners and modes; repeats harmlessly.
     pub(crate) fn make(&self) -> Result<()> {
-        folder(&self.root, 0o711, None)?;
+        std::fs::create_dir_all(&self.root).with_context(|| self.root.display().to_string())?;
+        folder(&self.root, 0o711, ROOT)?;
         self.check_parents()?;
         for (name, mode) in [("pki", 0o700), ("customer", 0o700), ("run", 0o711), ("logs", 0o700)] {
-            folder(&self.root.join(name), mode, None)?;
+            folder(&self.root.join(name), mode, ROOT)?;
         }
         for role in RoleName::ALL {
-            let mode = if role.uid().is_some() { 0o700 } else { 0o711 };
-            folder(&self.role(role), mode, role.uid())?;
+            let mode = if role.uid().is_some() { 0o750 } else { 0o711 };
+            folder(&self.role(role), mode, Owner { uid: 0, gid: role.gid() })?;
         }
-        Ok(())
+        let control = RoleName::Control.gid();
+        folder(&self.role(RoleName::Control).join("state"), 0o700, Owner { uid: control, gid: control })
     }
 
     /// The roles' and guests' own users must be able to reach the folder.
@@ -148,34 +163,60 @@ impl Layout {
     }
 }
 
-/// Makes a folder if absent, and sets mode and owner.
-fn folder(path: &Path, mode: u32, owner: Option<u32>) -> Result<()> {
+/// Who has a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// Root alone.
+pub(crate) const ROOT: Owner = Owner { uid: 0, gid: 0 };
+
+/// Makes a folder if absent, and sets mode and group. One that somebody else owns is refused: its content may be anybody's.
+pub(crate) fn folder(path: &Path, mode: u32, owner: Owner) -> Result<()> {
     let shown = || path.display().to_string();
-    std::fs::create_dir_all(path).with_context(shown)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).with_context(shown)?;
-    chown(path, owner.unwrap_or(0))
-}
-
-fn chown(path: &Path, owner: u32) -> Result<()> {
-    // Never through a link: a role that was taken over could have put one into its own folder.
-    let (uid, gid) = (Uid::from_raw(owner), Gid::from_raw(owner));
-    rustix::fs::chownat(rustix::fs::CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-        .with_context(|| format!("cannot give {} to user {owner}", path.display()))
-}
-
-/// Gives a folder and everything in it to a role's user. Links are not followed.
-pub(crate) fn give(path: &Path, owner: u32) -> Result<()> {
-    chown(path, owner)?;
-    for entry in std::fs::read_dir(path).with_context(|| path.display().to_string())? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            give(&entry.path(), owner)?;
-        } else if kind.is_file() {
-            chown(&entry.path(), owner)?;
-        }
+    let made = match rustix::fs::mkdir(path, Mode::RWXU) {
+        Ok(()) => true,
+        Err(rustix::io::Errno::EXIST) => false,
+        Err(error) => return Err(error).with_context(shown),
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let handle = rustix::fs::open(path, flags, Mode::empty()).with_context(shown)?;
+    let uid = rustix::fs::fstat(&handle).with_context(shown)?.st_uid;
+    // Between making `state` and giving it away, a crash may have come.
+    if !made && uid != owner.uid && uid != 0 {
+        bail!(
+            "{} belongs to user {uid}, not to {}: restore it with its owners, or start with another --data",
+            path.display(),
+            owner.uid
+        );
     }
-    Ok(())
+    rustix::fs::fchmod(&handle, Mode::from_raw_mode(mode)).with_context(shown)?;
+    rustix::fs::fchown(&handle, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid))).with_context(shown)
+}
+
+/// Writes a whole file that a role's group may read: root's, mode 0640. Temporary name, sync, rename.
+pub(crate) fn write_for(path: &Path, bytes: &[u8], gid: u32) -> Result<()> {
+    let shown = || format!("cannot write {}", path.display());
+    let temporary = path.with_extension("new");
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(shown),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = create_exclusively(&temporary).with_context(shown)?;
+    rustix::fs::fchown(&file, Some(Uid::ROOT), Some(Gid::from_raw(gid))).with_context(shown)?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(0o640)).with_context(shown)?;
+    file.write_all(bytes).with_context(shown)?;
+    file.sync_all().with_context(shown)?;
+    std::fs::rename(&temporary, path).with_context(shown)?;
+    let parent = path.parent().context("a file in a folder")?;
+    std::fs::File::open(parent).and_then(|parent| parent.sync_all()).with_context(shown)
+}
+
+/// A file that was not there, which its owner alone can read.
+pub(crate) fn create_exclusively(path: &Path) -> std::io::Result<std::fs::File> {
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// An address on loopback with a port that the kernel picks.
@@ -185,7 +226,26 @@ pub(crate) const fn any_loopback() -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    #[test]
+    fn a_folder_that_is_a_link_or_another_users_is_refused() {
+        let outside = tempfile::tempdir().unwrap();
+        let inside = tempfile::tempdir().unwrap();
+        let link = inside.path().join("gateway");
+        std::os::unix::fs::symlink(outside.path(), &link).unwrap();
+        let mode = || outside.path().metadata().unwrap().mode();
+        let before = mode();
+        folder(&link, 0o750, Owner { uid: 0, gid: 61_001 }).unwrap_err();
+        assert_eq!(mode(), before);
+        let foreign = inside.path().join("control");
+        std::fs::create_dir(&foreign).unwrap();
+        std::os::unix::fs::chown(&foreign, Some(61_002), None).unwrap();
+        let error = folder(&foreign, 0o750, Owner { uid: 0, gid: 61_002 }).unwrap_err().to_string();
+        assert!(error.contains("belongs to user 61002"), "{error}");
+    }
 
     #[test]
     fn settings_survive_a_restart_and_garbage_is_refused() {
@@ -197,6 +257,7 @@ mod tests {
             gateway: any_loopback(),
             control: any_loopback(),
             tunnel: any_loopback(),
+            names: ["cloud.example".into()].into(),
             images: [PathBuf::from("/images")].into(),
         };
         layout.save_settings(&settings).unwrap();

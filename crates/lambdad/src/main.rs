@@ -1,9 +1,11 @@
 //! The operator's daemon. It wires the layers and holds no logic of theirs: `up` supervises one process for each role.
 
+mod certificates;
 mod doctor;
 mod down;
 mod health;
 mod init;
+mod key;
 mod layout;
 mod logs;
 mod privileges;
@@ -11,7 +13,6 @@ mod role;
 mod supervisor;
 mod up;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -45,9 +46,8 @@ enum Command {
         /// The data folder.
         #[arg(long)]
         data: PathBuf,
-        /// Address of the public API.
-        #[arg(long)]
-        listen: Option<SocketAddr>,
+        #[command(flatten)]
+        choices: init::Choices,
     },
     /// Stop everything: the roles, then every guest, vTPM, interface and rule of this data folder.
     Down(down::Options),
@@ -59,13 +59,19 @@ enum Command {
         /// Also look at this data folder.
         #[arg(long)]
         data: Option<PathBuf>,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
     },
+    /// Make a key in the store, as the control plane's user, and write it to standard output.
+    #[command(hide = true)]
+    StoreKey(key::InStore),
 }
 
 #[derive(Debug, Subcommand)]
 enum ApiKey {
     /// Make a key and write it to a file that its owner alone can read. It is not shown again.
-    Create(up::CreateKey),
+    Create(key::Create),
 }
 
 fn main() -> ExitCode {
@@ -84,9 +90,10 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Gateway(options) => role::run(RoleName::Gateway, &options),
         Command::Control(options) => role::run(RoleName::Control, &options),
         Command::Node(options) => role::run(RoleName::Node, &options),
-        Command::Init { data, listen } => init::init(&layout::Layout::new(&data)?, listen, &[]).map(|_| ()),
+        Command::Init { data, choices } => init::init(&layout::Layout::new(&data)?, &choices).map(|_| ()),
         Command::Down(options) => down::run(&options),
-        Command::ApiKey(ApiKey::Create(options)) => up::create_key(&options),
-        Command::Doctor { data } => doctor::run(data.as_deref()),
+        Command::ApiKey(ApiKey::Create(options)) => key::create(&options),
+        Command::Doctor { data, json } => doctor::run(data.as_deref(), json),
+        Command::StoreKey(options) => key::in_store(&options),
     }
 }

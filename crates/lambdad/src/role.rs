@@ -45,6 +45,14 @@ impl RoleName {
             Self::Node => None,
         }
     }
+
+    /// The group that may read its folder.
+    pub(crate) const fn gid(self) -> u32 {
+        match self.uid() {
+            Some(id) => id,
+            None => 0,
+        }
+    }
 }
 
 /// What a role is started with.
@@ -114,7 +122,7 @@ async fn serve(
     let folder = layout.role(role);
     match role {
         RoleName::Gateway => lambda_gateway::run(gateway(listener, &folder, settings), shutdown).await,
-        RoleName::Control => lambda_control::run(control(listener, &folder), shutdown).await,
+        RoleName::Control => lambda_control::run(control(listener, layout), shutdown).await,
         RoleName::Node => lambda_node::run(node(listener, &folder, settings, programs), shutdown).await,
     }
 }
@@ -152,10 +160,11 @@ fn gateway(listener: TcpListener, folder: &Path, settings: &Settings) -> lambda_
     }
 }
 
-fn control(listener: TcpListener, folder: &Path) -> lambda_control::ControlConfig {
+fn control(listener: TcpListener, layout: &Layout) -> lambda_control::ControlConfig {
+    let folder = layout.role(RoleName::Control);
     lambda_control::ControlConfig {
         listener,
-        database: folder.join("store.sqlite"),
+        database: layout.store(),
         identity: folder.join("internal"),
         internal_ca: folder.join("internal-ca.pem"),
         platform_ca: folder.join("platform-ca.pem"),

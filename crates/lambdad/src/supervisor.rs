@@ -29,6 +29,9 @@ const END: Duration = Duration::from_secs(15);
 /// Ends in a row, none of which lasted, after which a first start is given up.
 const HOPELESS: u32 = 4;
 
+/// Ends in a row, none of which lasted, of which a supervisor that has been healthy says the log's end, and again each as many.
+const ALARMING: u32 = 10;
+
 /// How long a finished role's last words are waited for. Its standard error may stay open in a program that it started.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
@@ -68,12 +71,16 @@ impl Keeper {
             }
             short_lives = if started.elapsed() >= LASTED { 0 } else { short_lives.saturating_add(1) };
             eprintln!("lambdad: {} {ended}", self.role.name());
-            if short_lives >= HOPELESS && !self.status.borrow().healthy {
-                bail!(
-                    "{} does not start; the end of its log:\n  {}",
+            let words = || tail(&self.layout.log(self.role));
+            match verdict(short_lives, self.status.borrow().healthy) {
+                Verdict::Again => {}
+                Verdict::Alarm => eprintln!(
+                    "lambdad: {} ended {short_lives} times within {} s of its start; the end of its log:\n  {}",
                     self.role.name(),
-                    tail(&self.layout.log(self.role))
-                );
+                    LASTED.as_secs(),
+                    words()
+                ),
+                Verdict::GiveUp => bail!("{} does not start; the end of its log:\n  {}", self.role.name(), words()),
             }
             let pause = FIRST_PAUSE.saturating_mul(1 << short_lives.saturating_sub(1).min(8)).min(LONGEST_PAUSE);
             tokio::select! {
@@ -132,6 +139,22 @@ impl Keeper {
     }
 }
 
+/// What a role's end is met with.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Again,
+    Alarm,
+    GiveUp,
+}
+
+fn verdict(short_lives: u32, healthy: bool) -> Verdict {
+    match short_lives {
+        HOPELESS.. if !healthy => Verdict::GiveUp,
+        1.. if short_lives.is_multiple_of(ALARMING) => Verdict::Alarm,
+        _ => Verdict::Again,
+    }
+}
+
 async fn end(child: &mut Child, name: &str) -> Result<String> {
     if let Some(pid) = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
         // It may have ended meanwhile: then there is nobody to signal, and the wait below returns at once.
@@ -144,5 +167,18 @@ async fn end(child: &mut Child, name: &str) -> Result<String> {
             child.kill().await.context("cannot kill a role")?;
             Ok("killed".into())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_that_never_lasts_ends_a_first_start_and_is_reported_after_that() {
+        assert_eq!(verdict(3, false), Verdict::Again);
+        assert_eq!(verdict(4, false), Verdict::GiveUp);
+        assert_eq!((0..=20).filter(|lives| verdict(*lives, true) == Verdict::Alarm).collect::<Vec<_>>(), [10, 20]);
+        assert!((0..=40).all(|lives| verdict(lives, true) != Verdict::GiveUp));
     }
 }

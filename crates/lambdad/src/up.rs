@@ -1,7 +1,6 @@
 //! `lambdad up`: from an empty folder to healthy roles, and its end.
 
 use std::fs::File;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -9,20 +8,25 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use lambda_transport::Shutdown;
 use lambda_transport::pki::write_file;
-use lambda_types::ProjectId;
-use lambda_types::api_key::Scope;
 use rustix::fs::FlockOperation;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::health;
-use crate::init::{Deployment, init};
-use crate::layout::{Layout, Settings, give};
+use crate::init::{Choices, Deployment, init};
+use crate::key;
+use crate::layout::{Layout, Settings};
 use crate::role::{Programs, RoleName, stop_on_signal};
 use crate::supervisor::{Keeper, MoreArguments, Status};
 
 /// How long the roles may take to become healthy at first.
 const HEALTHY: Duration = Duration::from_secs(60);
+
+/// How long the roles of a supervisor that was killed may take to end.
+const EARLIER: Duration = Duration::from_secs(20);
+
+/// File in `run/` that the supervisor and its roles hold locked.
+pub(crate) const ROLES_LOCK: &str = "roles.lock";
 
 /// What to run.
 #[derive(Debug, Args)]
@@ -30,28 +34,10 @@ pub(crate) struct Options {
     /// The data folder.
     #[arg(long)]
     data: PathBuf,
-    /// Address of the public API; port 0 takes a free one. Kept from then on.
-    #[arg(long)]
-    listen: Option<SocketAddr>,
-    /// Image folder to offer, or a folder of such; may be given more than once. Kept from then on.
-    #[arg(long = "images", value_name = "DIR")]
-    images: Vec<PathBuf>,
+    #[command(flatten)]
+    choices: Choices,
     #[command(flatten)]
     programs: Programs,
-}
-
-/// A key to make.
-#[derive(Debug, Args)]
-pub(crate) struct CreateKey {
-    /// The data folder.
-    #[arg(long)]
-    data: PathBuf,
-    /// `new`, or the id of a project.
-    #[arg(long)]
-    project: String,
-    /// File for the key; must not exist.
-    #[arg(long)]
-    out: PathBuf,
 }
 
 /// Runs all roles until SIGTERM or SIGINT.
@@ -59,7 +45,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let layout = Layout::new(&options.data)?;
     layout.make()?;
     let _lock = lock(&layout)?.with_context(|| format!("`lambdad up` already runs on {}", layout.root().display()))?;
-    let deployment = init(&layout, options.listen, &options.images)?;
+    let _roles = roles_lock(&layout)?;
+    let deployment = init(&layout, &options.choices)?;
     write_file(&layout.run("up.pid"), std::process::id().to_string().as_bytes(), 0o644)?;
     // One thread: the kernel ends a role when the *thread* that started it ends.
     let runtime =
@@ -80,6 +67,26 @@ pub(crate) fn lock(layout: &Layout) -> Result<Option<File>> {
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(error).with_context(|| path.display().to_string()),
     }
+}
+
+/// Held by the supervisor and, by inheritance, by every role: free when the last of them has ended.
+fn roles_lock(layout: &Layout) -> Result<File> {
+    let path = layout.run(ROLES_LOCK);
+    let shown = || path.display().to_string();
+    std::fs::OpenOptions::new().create(true).append(true).open(&path).with_context(shown)?;
+    // Roles of users of their own cannot write it through what they inherit.
+    let file = File::open(&path).with_context(shown)?;
+    let start = Instant::now();
+    while let Err(error) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if error != rustix::io::Errno::WOULDBLOCK || start.elapsed() > EARLIER {
+            return Err(error).with_context(|| {
+                format!("roles of an earlier `lambdad up` still run ({}); run `lambdad down`", path.display())
+            });
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).with_context(shown)?;
+    Ok(file)
 }
 
 async fn supervise(layout: &Layout, deployment: Deployment, programs: &Programs) -> Result<()> {
@@ -157,41 +164,8 @@ async fn first_key(layout: &Layout) -> Result<()> {
     if path.exists() {
         return Ok(());
     }
-    let key = lambda_control::create_api_key(&database(layout), None, &Scope::ALL).await?;
-    settle_ownership(layout)?;
+    let key = key::make(layout, "new").await?;
     Ok(write_file(&path, key.text.as_bytes(), 0o600)?)
-}
-
-/// SQLite's side files may have been made by this process, as root: control must be able to write them.
-fn settle_ownership(layout: &Layout) -> Result<()> {
-    RoleName::Control.uid().map_or(Ok(()), |uid| give(&layout.role(RoleName::Control), uid))
-}
-
-fn database(layout: &Layout) -> PathBuf {
-    layout.role(RoleName::Control).join("store.sqlite")
-}
-
-/// Makes a key for a new or an existing project.
-pub(crate) fn create_key(options: &CreateKey) -> Result<()> {
-    let layout = Layout::new(&options.data)?;
-    if options.out.exists() {
-        bail!("{} exists; a key is never overwritten", options.out.display());
-    }
-    let project: Option<ProjectId> = match options.project.as_str() {
-        "new" => None,
-        id => Some(id.parse().context("--project takes `new` or a project id")?),
-    };
-    let database = database(&layout);
-    if !database.exists() {
-        bail!("{} has no store yet; run `lambdad up` on it first", layout.root().display());
-    }
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    let key = runtime.block_on(lambda_control::create_api_key(&database, project, &Scope::ALL))?;
-    settle_ownership(&layout)?;
-    write_file(&options.out, key.text.as_bytes(), 0o600)?;
-    println!("{} of {}", key.id, key.project);
-    Ok(())
 }
 
 /// What other programs read to find this deployment.

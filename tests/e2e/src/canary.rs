@@ -57,15 +57,7 @@ fn base64_middle(bytes: &[u8], shift: usize) -> Vec<u8> {
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    let Some(first) = needle.first() else { return false };
-    let mut rest = haystack;
-    while let Some(at) = rest.iter().position(|byte| byte == first) {
-        if rest[at..].starts_with(needle) {
-            return true;
-        }
-        rest = &rest[at + 1..];
-    }
-    false
+    memchr::memmem::find(haystack, needle).is_some()
 }
 
 /// Every file below `root` that holds one of the canaries, with the canary's place. Files that vanish meanwhile are skipped;

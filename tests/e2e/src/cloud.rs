@@ -229,7 +229,8 @@ impl Drop for Cloud {
                 eprintln!("---- {log}\n{text}");
             }
             if let Some(mut up) = self.up.take() {
-                let _ = up.kill();
+                let pid = rustix::process::Pid::from_child(&up);
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
                 let _ = up.wait();
             }
             let mut command = self.lambdad(["down", "--data"]);

@@ -6,20 +6,20 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-/// What to swap: the value that follows `flag` has `from` replaced by `to`.
+/// What to swap: in the value that follows `flag`, the first match of `from` is replaced by `to`.
 #[derive(Debug, Clone)]
 pub struct Swap {
     /// For example `-initrd`.
     pub flag: &'static str,
-    /// Text to find in the value; empty replaces the whole value.
-    pub from: String,
+    /// Regular expression.
+    pub from: &'static str,
     /// Replacement.
     pub to: String,
 }
 
 /// The wrapper: swaps arguments, then stands between the node agent and the guest channel.
 const WRAPPER: &str = r##"#!/usr/bin/python3
-import base64, json, os, socket, struct, sys, threading
+import base64, json, os, re, socket, struct, sys, threading
 
 args, home = sys.argv[1:], os.path.dirname(os.path.abspath(sys.argv[0]))
 
@@ -32,8 +32,8 @@ def lines(name):
 for line in lines("swaps"):
     flag, old, new = line.split("\t")
     for i in range(len(args) - 1):
-        if args[i] == flag and (not old or old in args[i + 1]):
-            args[i + 1] = args[i + 1].replace(old, new) if old else new
+        if args[i] == flag:
+            args[i + 1] = re.sub(old, new, args[i + 1], count=1)
 
 def read_frame(sock):
     head = sock.recv(4, socket.MSG_WAITALL)

@@ -112,9 +112,11 @@ fn the_operator_keeps_nothing_of_what_the_customer_planted() {
     // Each place can be searched: something that must be there is found.
     let data = cloud.data();
     let found: Vec<PathBuf> = search_tree(&data, &[known.clone()]).into_iter().map(|(path, _)| path).collect();
-    for part in ["control/", "node/", "logs/"] {
+    for part in ["control/", "node/"] {
         assert!(found.iter().any(|path| path.starts_with(data.join(part))), "no control in {part}: {found:?}");
     }
+    let request = Canary { place: "control", text: "req_".into() };
+    assert!(!search_tree(&data.join("logs"), &[request]).is_empty(), "no request in the logs");
     let text = std::fs::read_to_string(&metrics).expect("readable");
     assert!(text.contains("# TYPE"), "metrics are metrics: {text}");
     assert!(!text.contains(&id), "no tenant label in metrics");

@@ -47,14 +47,14 @@ fn another_initramfs_is_refused() {
     bytes.resize(bytes.len().next_multiple_of(512), 0);
     bytes.extend_from_slice(b"07070100000000000000000000000000000000000000010000000000000000000000000000000000000000000000000000000b00000000TRAILER!!!\0\0\0\0");
     std::fs::write(&initramfs, bytes).expect("writable");
-    hostile::set(&wrapper, &[Swap { flag: "-initrd", from: String::new(), to: initramfs.display().to_string() }]);
+    hostile::set(&wrapper, &[Swap { flag: "-initrd", from: "^.*$", to: initramfs.display().to_string() }]);
     refused_by(&customer.create("web", &[]), "tpm.measured.initramfs");
 }
 
 #[test]
 fn another_command_line_is_refused() {
     let (_cloud, customer, wrapper, _folder) = hostile_cloud();
-    hostile::set(&wrapper, &[Swap { flag: "-append", from: "quiet".into(), to: "quiet lambda.debug".into() }]);
+    hostile::set(&wrapper, &[Swap { flag: "-append", from: "^quiet", to: "quiet lambda.debug".into() }]);
     refused_by(&customer.create("web", &[]), "tpm.measured.command-line");
 }
 
@@ -64,16 +64,11 @@ fn another_root_file_system_is_refused() {
     let root = copy_of(&cloud, &folder, "root.img");
     // The superblock of the file system: the very first block that the guest reads through dm-verity.
     flip(&root, 1024 + 16);
-    let original = root_path(&cloud);
-    hostile::set(&wrapper, &[Swap { flag: "-blockdev", from: original, to: root.display().to_string() }]);
+    let to = format!("filename={},node-name=root", root.display());
+    hostile::set(&wrapper, &[Swap { flag: "-blockdev", from: "filename=[^,]*,node-name=root", to }]);
     let output = customer.create("web", &[]);
     assert_ne!(output.code, 0);
     assert!(output.all().contains("root-integrity"), "the reason is named:\n{}", output.all());
-}
-
-/// Where the node agent finds the root file system that it gives to QEMU.
-fn root_path(cloud: &Cloud) -> String {
-    cloud.image().join("root.img").display().to_string()
 }
 
 #[test]
@@ -81,8 +76,8 @@ fn modified_firmware_is_refused() {
     let (cloud, customer, wrapper, folder) = hostile_cloud();
     let firmware = copy_of(&cloud, &folder, "firmware.fd");
     hostile::patch_firmware(&firmware);
-    let original = root_path(&cloud).replace("root.img", "firmware.fd");
-    hostile::set(&wrapper, &[Swap { flag: "-drive", from: original, to: firmware.display().to_string() }]);
+    let to = format!("readonly=on,file={}", firmware.display());
+    hostile::set(&wrapper, &[Swap { flag: "-drive", from: "readonly=on,file=.*$", to }]);
     refused_by(&customer.create("web", &[]), "tpm.measured.firmware");
 }
 

@@ -51,6 +51,8 @@ impl Personality<'_> {
         named("user data", self.write_user_data(root))
     }
 
+    /// `NAME="VALUE"` for pam_env. It takes one quote off each end and everything between as it is, except `#`, which no
+    /// released value holds ([`lambda_crypto::InstanceSecrets::check`]).
     fn environment_lines(&self) -> Zeroizing<String> {
         let mut lines = Zeroizing::new(String::new());
         for (name, value) in self.environment {
@@ -228,6 +230,55 @@ mod tests {
         let text = read(root.path(), file);
         assert!(text.contains("BBBB mine") && text.contains("CCCC two") && !text.contains("AAAA"), "{text}");
         assert_eq!(fs::metadata(root.path().join(file)).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    /// `/etc/environment` as Linux-PAM 1.5.2 reads it (`_parse_env_file` in pam_env.c).
+    fn as_pam_env_reads(text: &str) -> BTreeMap<String, String> {
+        let mut variables = BTreeMap::new();
+        for line in text.lines() {
+            let line = line.trim_start();
+            let line = line.strip_prefix("export ").unwrap_or(line);
+            let line = line.split('#').next().unwrap_or_default().trim_end();
+            let Some((name, value)) = line.split_once('=') else { continue };
+            let value = match value.strip_prefix(['"', '\'']) {
+                Some(rest) => rest.strip_suffix(['"', '\'']).unwrap_or(rest),
+                None => value,
+            };
+            variables.insert(name.to_owned(), value.to_owned());
+        }
+        variables
+    }
+
+    #[test]
+    fn every_environment_value_that_can_be_released_reaches_the_guest_unharmed() {
+        let mut secrets = lambda_crypto::InstanceSecrets::new("web").unwrap();
+        let values = [
+            "plain", "", " ", " a b ", "\"", "a\"b", "\"ab\"", "a\"", "it's", "'q'", "\\", "a\\", "a\\\"b", "$HOME ${X} @{Y}",
+            "%h !x `y` ; & |", "a=b", "ü€", "a#b", " #",
+        ];
+        let mut sent = 0;
+        for value in values {
+            secrets.environment.insert("A".into(), Zeroizing::new(value.to_owned()));
+            if secrets.check().is_err() {
+                assert!(value.contains('#'), "{value:?} is refused");
+                continue;
+            }
+            let root = root();
+            let ssh_host_key = Zeroizing::new(String::new());
+            Personality {
+                hostname: "web",
+                authorized_keys: &[],
+                environment: &secrets.environment,
+                user_data: None,
+                ssh_host_key: &ssh_host_key,
+            }
+            .write(root.path())
+            .unwrap();
+            let read = as_pam_env_reads(&read(root.path(), "etc/environment"));
+            assert_eq!(read, BTreeMap::from([("A".to_owned(), value.to_owned())]));
+            sent += 1;
+        }
+        assert_eq!(sent, values.len() - 2);
     }
 
     #[test]

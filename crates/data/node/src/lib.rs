@@ -47,7 +47,7 @@ use crate::vtpm::manufacture::Workshop;
 use crate::vtpm::pool::Pool;
 
 pub use instance::transition;
-pub use teardown::teardown;
+pub use teardown::{stop_guests, teardown};
 
 /// What the agent needs to do its work, and why:
 ///

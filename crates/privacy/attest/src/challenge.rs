@@ -4,7 +4,9 @@
 //! that nobody vouches for. Randomness is an argument.
 
 use lambda_tpm::make_credential;
+use lambda_types::Binary;
 use lambda_types::session::{Challenge, Credential, Hello, PROTOCOL};
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::checks::{self, Recorder};
@@ -32,6 +34,17 @@ impl Outstanding {
         &self.secret
     }
 
+    /// Ends the challenge: what was secret about it may be written down, and it can release nothing any more.
+    #[must_use]
+    pub fn spend(self) -> SpentChallenge {
+        SpentChallenge {
+            nonce: self.nonce.to_vec().into(),
+            secret: self.secret.to_vec().into(),
+            ek_public: self.ek_public.into(),
+            ak_public: self.ak_public.into(),
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn for_tests(nonce: [u8; 32], secret: [u8; 32], ek_public: Vec<u8>, ak_public: Vec<u8>) -> Self {
         Self { nonce, secret: Zeroizing::new(secret), ek_public, ak_public }
@@ -40,6 +53,31 @@ impl Outstanding {
     /// Whether the credential was made for these two keys.
     pub(crate) fn was_for(&self, ek_public: &[u8], ak_public: &[u8]) -> bool {
         self.ek_public == ek_public && self.ak_public == ak_public
+    }
+}
+
+/// A challenge whose evidence has come, for [`crate::Record`]. Whoever holds it could have made the activation proof
+/// itself, so it convinces only those who trust its keeper, and nothing but a verdict comes of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpentChallenge {
+    /// The nonce that was sent.
+    nonce: Binary,
+    /// The secret that the credential held.
+    secret: Binary,
+    /// TPMT_PUBLIC of the EK that the credential was made for.
+    ek_public: Binary,
+    /// TPMT_PUBLIC of the AK that the credential was made for.
+    ak_public: Binary,
+}
+
+impl SpentChallenge {
+    /// As it was before; for judging again. `Err` names the field that has not its length.
+    pub(crate) fn recall(&self) -> Result<Outstanding, &'static str> {
+        let nonce = self.nonce.as_slice().try_into().map_err(|_| "challenge.nonce")?;
+        let secret = self.secret.as_slice().try_into().map_err(|_| "challenge.secret")?;
+        let (ek_public, ak_public) = (self.ek_public.0.clone(), self.ak_public.0.clone());
+        Ok(Outstanding { nonce, secret: Zeroizing::new(secret), ek_public, ak_public })
     }
 }
 

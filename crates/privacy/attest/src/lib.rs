@@ -34,6 +34,7 @@ mod evidence;
 mod inspect;
 pub mod pki;
 mod policy;
+mod record;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -41,13 +42,14 @@ mod tpm;
 mod verdict;
 mod verify;
 
-pub use challenge::Outstanding;
+pub use challenge::{Outstanding, SpentChallenge};
 pub use evidence::{
     Binding, EVIDENCE_VERSION, Evidence, EvidenceError, MAX_EVIDENCE_BYTES, PcrValue, Report, TpmEvidence,
     activation_proof, report_data,
 };
 pub use inspect::{Inspection, inspect};
 pub use policy::{AllowedImage, FirmwareRule, MAX_POLICY_BYTES, POLICY_VERSION, Policy, PolicyError, TpmPolicy};
-pub use time::UnixTime;
+pub use record::{MAX_RECORD_BYTES, RECORD_VERSION, Record, RecordError};
+pub use time::{TimeError, UnixTime};
 pub use verdict::{Check, Claims, Decision, Outcome, Tee, Verdict};
 pub use verify::{Attested, Expectation, Judgement, TpmClock, verify};

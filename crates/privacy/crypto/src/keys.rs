@@ -1,6 +1,6 @@
 //! The key hierarchy: master key, project keys, volume keys.
 //!
-//! Rotating the master key re-wraps project keys ([`WrappedKey::rewrap`]); rotating a project key makes the next version
+//! Rotating the master key re-wraps project keys ([`ProjectKey::wrap`]); rotating a project key makes the next version
 //! ([`ProjectKey::next_version`]) under which objects are sealed anew. Losing the master key is crypto-erasure.
 
 use std::fs::{File, OpenOptions};
@@ -225,14 +225,6 @@ impl WrappedKey {
         key.copy_from_slice(&plain);
         Ok(ProjectKey { id, version: self.version, key })
     }
-
-    /// The same project key under a new master key: rotation of the master key.
-    ///
-    /// # Errors
-    /// As [`WrappedKey::unwrap`].
-    pub fn rewrap(&self, old: &MasterKey, new: &MasterKey) -> Result<Self, Error> {
-        self.unwrap(old)?.wrap(new)
-    }
 }
 
 /// Opens one instance's volume. Random, never derived; leaves the customer only inside a release.
@@ -295,7 +287,7 @@ mod tests {
     fn rotating_the_master_key_keeps_the_project_key_and_locks_the_old_master_out() {
         let (old, new) = (MasterKey::generate().unwrap(), MasterKey::generate().unwrap());
         let key = ProjectKey::generate().unwrap();
-        let rewrapped = key.wrap(&old).unwrap().rewrap(&old, &new).unwrap();
+        let rewrapped = key.wrap(&old).unwrap().unwrap(&old).unwrap().wrap(&new).unwrap();
         assert_eq!(rewrapped.unwrap(&new).unwrap().key(), key.key());
         assert!(matches!(rewrapped.unwrap(&old), Err(Error::OtherMasterKey)));
     }

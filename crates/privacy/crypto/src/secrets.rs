@@ -45,6 +45,10 @@ fn is_variable(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
+/// Longest environment variable, name and value: what pam_env reads as one line leaves room for 8 KiB, and a longer
+/// one costs the guest its whole environment.
+const MAX_VARIABLE_BYTES: usize = 8000;
+
 /// One line, so that a value cannot add lines to the files that the guest writes.
 fn is_line(text: &str) -> bool {
     !text.chars().any(char::is_control)
@@ -100,6 +104,16 @@ impl InstanceSecrets {
             return Err(Error::Invalid(
                 "an environment variable's name is not valid or its value holds control characters",
             ));
+        }
+        // pam_env, which sets them in the guest, takes quotes, `\\` and `$` as they are, and cuts at `#` even in quotes.
+        if environment.values().any(|value| value.contains('#')) {
+            return Err(Error::Invalid(
+                "an environment variable's value holds `#`, where the guest would cut it off; encode it, or write it to a \
+                 file with user data",
+            ));
+        }
+        if environment.iter().any(|(key, value)| key.len().saturating_add(value.len()) > MAX_VARIABLE_BYTES) {
+            return Err(Error::Invalid("an environment variable is longer than 8000 bytes, name and value together"));
         }
         Ok(())
     }
@@ -182,6 +196,15 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn environment_values_with_quotes_backslashes_and_dollars_are_accepted() {
+        let mut secrets = sample();
+        for value in ["\"", "a\"b\"", "it's", "\\", "a\\", "$HOME ${X} @{Y}", "", "x=y", &"x".repeat(7999)] {
+            secrets.environment.insert("A".into(), Zeroizing::new(value.to_owned()));
+            secrets.check().unwrap();
+        }
+    }
+
+    #[test]
     fn every_truncation_is_refused() {
         let bytes = sample().encode().unwrap();
         for end in 0..bytes.len() {
@@ -192,12 +215,14 @@ pub(crate) mod tests {
     #[test]
     fn values_that_could_add_lines_to_the_guests_files_are_refused() {
         type Break = fn(&mut InstanceSecrets);
-        let breaks: [(&str, Break); 8] = [
+        let breaks: [(&str, Break); 10] = [
             ("hostname", |s| s.hostname = Zeroizing::new("a\nb".into())),
             ("hostname label", |s| s.hostname = Zeroizing::new("-a".into())),
             ("authorized key", |s| s.authorized_keys.push(Zeroizing::new("a\nb".into()))),
             ("environment name", |s| drop(s.environment.insert("A=B".into(), Zeroizing::new(String::new())))),
             ("environment value", |s| drop(s.environment.insert("A".into(), Zeroizing::new("x\ny".into())))),
+            ("environment value cut off", |s| drop(s.environment.insert("A".into(), Zeroizing::new("a#b".into())))),
+            ("environment too long", |s| drop(s.environment.insert("A".into(), Zeroizing::new("x".repeat(8000))))),
             ("user data", |s| s.user_data = Some(Zeroizing::new(b"#cloud-config".to_vec()))),
             ("initialise a pinned volume", |s| s.header_pin = Some([0; 32])),
             ("neither pin nor initialise", |s| s.initialise = false),

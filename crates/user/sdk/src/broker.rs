@@ -30,7 +30,7 @@ use lambda_crypto::InstanceSecrets;
 use lambda_types::instance::{Instance, UpdateInstance};
 use lambda_types::mailbox::PostMessage;
 use lambda_types::session::ToGuest;
-use lambda_types::{BootId, Code, ImageId, InstanceId, NodeId};
+use lambda_types::{BootId, Code, InstanceId, NodeId};
 
 use crate::config::{Folder, Platform};
 use crate::state::Records;
@@ -75,8 +75,8 @@ pub enum Event {
 pub(crate) enum PolicySource {
     /// This one for every instance.
     Fixed(Box<Policy>),
-    /// The one for the instance's image.
-    PerImage {
+    /// The one that this machine keeps for the instance, or for its image.
+    PerInstance {
         /// Where trusted images and written policies are.
         folder: Folder,
         /// The pinned platform CA.
@@ -85,12 +85,23 @@ pub(crate) enum PolicySource {
 }
 
 impl PolicySource {
-    fn get(&self, image: ImageId) -> Result<Policy, Error> {
+    fn get(&self, instance: &Instance) -> Result<Policy, Error> {
         match self {
             Self::Fixed(policy) => Ok(Policy::clone(policy)),
-            Self::PerImage { folder, platform } => policies::for_image(folder, platform, image),
+            Self::PerInstance { folder, platform } => {
+                Ok(policies::for_instance(folder, platform, instance.id, instance.image)?.policy)
+            }
         }
     }
+}
+
+/// Fresh evidence: how it came out, and what it takes to judge it again elsewhere.
+#[derive(Debug, Clone)]
+pub struct Fresh {
+    /// Accepted or not, check by check.
+    pub verdict: Verdict,
+    /// The spent challenge and its answer.
+    pub record: lambda_attest::Record,
 }
 
 /// One boot, as a broker remembers it.
@@ -156,8 +167,9 @@ impl Broker {
     ///
     /// # Errors
     /// When it does not run or does not answer in time, or its identity is refused.
-    pub async fn attest(&self, id: InstanceId, timeout: Duration) -> Result<Verdict, Error> {
-        self.engine.attest(id, timeout).await
+    pub async fn attest(&self, id: InstanceId, timeout: Duration) -> Result<Fresh, Error> {
+        let (verdict, answered) = self.engine.attest(id, timeout).await?;
+        Ok(Fresh { verdict, record: answered.into_record()? })
     }
 }
 

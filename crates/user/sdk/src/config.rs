@@ -3,7 +3,7 @@
 //! ```text
 //!   config.json      endpoint, gateway CA, pinned platform CA      api.key         the API key
 //!   master.key       the master key                                keyring.json    project keys wrapped under it
-//!   images/<id>/     reference values that the customer trusts     policies/<id>.json   a release policy for each
+//!   images/<id>/     reference values that the customer trusts     policies/<id>.json   a policy for an instance or an image
 //!   state/<id>.json  what was attested about an instance
 //! ```
 //!

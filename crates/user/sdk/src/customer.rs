@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use lambda_attest::{Policy, Verdict};
+use lambda_attest::Policy;
 use lambda_crypto::{InstanceSecrets, Metadata};
 use lambda_types::instance::{CreateInstance, Instance, InstanceState};
 use lambda_types::shape::{LaunchProfile, Shape};
-use lambda_types::{Code, InstanceId, Problem};
+use lambda_types::{BootId, Code, InstanceId, Problem};
 use zeroize::Zeroizing;
 
-use crate::broker::{Event, PolicySource};
+use crate::broker::{Event, Fresh, PolicySource};
 use crate::config::{ApiKey, Config, Folder};
 use crate::images::Trusted;
 use crate::resolve::{self, Known};
 use crate::state::{Attestation, Records, Wanted};
-use crate::{Broker, Client, Error, Keyring, files, wait};
+use crate::{Broker, Client, Error, Keyring, files, policies, wait};
 
 /// How often a state is asked for while a person waits.
 pub(crate) const POLL: Duration = Duration::from_millis(250);
@@ -60,6 +60,8 @@ pub struct NewInstance {
     pub user_data: Option<Vec<u8>>,
     /// The guest's environment.
     pub environment: BTreeMap<String, String>,
+    /// Judges every boot of it; the one for the image if left out.
+    pub policy: Option<Policy>,
 }
 
 /// How OpenSSH recognises an instance without trust on first use.
@@ -83,12 +85,12 @@ impl Customer {
         Ok(Self { folder: folder.clone(), config, client, keyring, records: Records::open(folder)? })
     }
 
-    /// A key broker; under this policy, or for each instance under its image's.
+    /// A key broker; under this policy, or for each instance under its own.
     #[must_use]
     pub fn broker(&self, policy: Option<Policy>) -> Broker {
         let source = match policy {
             Some(policy) => PolicySource::Fixed(Box::new(policy)),
-            None => PolicySource::PerImage { folder: self.folder.clone(), platform: self.config.platform.clone() },
+            None => PolicySource::PerInstance { folder: self.folder.clone(), platform: self.config.platform.clone() },
         };
         Broker::new(self.client.clone(), self.keyring.clone(), self.records.clone(), source)
     }
@@ -121,13 +123,18 @@ impl Customer {
     ///
     /// # Errors
     /// When a value is out of bounds, the name is taken, or the API refuses.
-    pub async fn create(&self, new: NewInstance) -> Result<Instance, Error> {
+    pub async fn create(&self, mut new: NewInstance) -> Result<Instance, Error> {
         let taken = self.all().await?.into_iter().find(|known| known.name() == new.name);
         if let Some(known) = taken {
             let detail = format!("the name `{}` is in use by {}; choose another", new.name, known.instance.id);
             return Err(Error::Api(Box::new(Problem::new(Code::Conflict, detail))));
         }
+        let policy = new.policy.take();
         let body = seal_new(&self.keyring, new)?;
+        // Before anything is sent: whatever happens from here on, no boot of it is judged by a wider policy.
+        if let Some(policy) = &policy {
+            policies::remember(&self.folder, body.id, policy)?;
+        }
         let wanted = Wanted { image: body.image, shape: body.shape };
         self.records.update(body.id, |record| {
             record.wanted = Some(wanted);
@@ -143,11 +150,26 @@ impl Customer {
     pub async fn serve(
         &self,
         id: InstanceId,
-        policy: Option<Policy>,
         timeout: Duration,
         events: &mut (dyn FnMut(Event) + Send),
     ) -> Result<Instance, Error> {
-        self.broker(policy).serve_instance(id, timeout, events).await
+        self.broker(None).serve_instance(id, timeout, events).await
+    }
+
+    /// The policy that an instance is judged by on this machine.
+    ///
+    /// # Errors
+    /// When its image is not trusted, or the file is not a policy.
+    pub fn policy(&self, instance: &Instance) -> Result<policies::Chosen, Error> {
+        policies::for_instance(&self.folder, &self.config.platform, instance.id, instance.image)
+    }
+
+    /// Judges an instance by this policy from here on.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    pub fn set_policy(&self, id: InstanceId, policy: &Policy) -> Result<(), Error> {
+        policies::remember(&self.folder, id, policy)
     }
 
     /// Waits until an instance is off.
@@ -168,6 +190,7 @@ impl Customer {
     /// When the bound passes: says what was last seen.
     pub async fn wait_deleted(&self, id: InstanceId, timeout: Duration) -> Result<(), Error> {
         self.poll(id, timeout, "the instance to be removed", |_| false).await?;
+        policies::forget(&self.folder, id)?;
         self.records.forget(id)
     }
 
@@ -201,11 +224,12 @@ impl Customer {
     ///
     /// # Errors
     /// When it is not running, does not answer, or its identity is refused. A verdict that is not accepted is no error.
-    pub async fn attest(&self, id: InstanceId, policy: Option<Policy>, timeout: Duration) -> Result<Verdict, Error> {
-        self.broker(policy).attest(id, timeout).await
+    pub async fn attest(&self, id: InstanceId, timeout: Duration) -> Result<Fresh, Error> {
+        self.broker(None).attest(id, timeout).await
     }
 
-    /// Makes `known_hosts` for the boot that runs, from its evidence. Attests anew when this boot's key is not on record.
+    /// Makes `known_hosts` for the boot that runs, from its evidence. Attests anew when this boot's key is not on record,
+    /// or was accepted under another policy than the present one.
     ///
     /// # Errors
     /// When the instance does not run, or its evidence is refused.
@@ -215,17 +239,15 @@ impl Customer {
             let state = wait::describe(instance);
             return Err(Error::Usage(format!("{id} is not ready: {state}; `lambda instance start` starts it")));
         };
-        let on_record = |records: &Records| -> Result<Option<Attestation>, Error> {
-            Ok(records.load(id)?.attested.filter(|attested| attested.boot == boot))
-        };
-        let attested = match on_record(&self.records)? {
+        let policy = self.policy(instance)?.policy.hash();
+        let attested = match attested_under(&self.records, id, boot, &policy)? {
             Some(attested) => attested,
             None => {
-                let verdict = self.attest(id, None, timeout).await?;
+                let verdict = self.attest(id, timeout).await?.verdict;
                 if !verdict.accepted() {
                     return Err(Error::Refused(Box::new(verdict)));
                 }
-                on_record(&self.records)?.ok_or_else(|| Error::Inconsistent {
+                attested_under(&self.records, id, boot, &policy)?.ok_or_else(|| Error::Inconsistent {
                     instance: id,
                     detail: "it booted again while it was being attested; try again".into(),
                 })?
@@ -236,6 +258,17 @@ impl Customer {
         files::write(&known_hosts, known_hosts_line(&alias, attested.ssh_host_key.as_slice())?.as_bytes())?;
         Ok(SshTarget { alias, known_hosts })
     }
+}
+
+/// The accepted evidence of this boot, if it was judged by this policy.
+fn attested_under(
+    records: &Records,
+    id: InstanceId,
+    boot: BootId,
+    policy: &[u8; 32],
+) -> Result<Option<Attestation>, Error> {
+    let attested = records.load(id)?.attested;
+    Ok(attested.filter(|attested| attested.boot == boot && attested.policy.as_slice() == policy))
 }
 
 /// The body of a creation: everything that names or opens something is sealed here.
@@ -251,6 +284,7 @@ fn seal_new(keyring: &Keyring, new: NewInstance) -> Result<CreateInstance, Error
         authorized_keys,
         user_data,
         environment,
+        policy: _,
     } = new;
     let hostname = hostname.unwrap_or_else(|| hostname_from(&name));
     let metadata = Metadata { name, tags, description };
@@ -323,6 +357,7 @@ mod tests {
             authorized_keys: vec!["ssh-ed25519 AAAA canary-comment".into()],
             user_data: Some(b"#!/bin/sh\n# canary-script".to_vec()),
             environment: BTreeMap::from([("TOKEN".into(), "canary-token".into())]),
+            policy: None,
         }
     }
 
@@ -346,6 +381,10 @@ mod tests {
         large.shape = Shape::Large;
         assert!(matches!(seal_new(&keyring, large), Err(Error::Usage(_))));
         assert!(matches!(seal_new(&keyring, new("a b")), Err(Error::Usage(_))));
+        let mut cut = new("web");
+        cut.environment.insert("PASSWORD".into(), "canary#1".into());
+        let Err(Error::Usage(text)) = seal_new(&keyring, cut) else { panic!("accepted") };
+        assert!(text.contains("`#`") && !text.contains("canary"), "{text}");
         let mut script = new("web");
         script.user_data = Some(b"#cloud-config".to_vec());
         assert!(matches!(seal_new(&keyring, script), Err(Error::Usage(_))));

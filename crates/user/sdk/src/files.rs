@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -37,12 +38,54 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let temporary = Path::new(&name);
     let mut file =
         std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary).map_err(fail)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(temporary, path));
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::rename(temporary, path))
+        .and_then(|()| sync_folder_of(path));
     written.map_err(|source| {
         // The error of the write is what matters; a leftover temporary file is private and harmless.
         let _ = std::fs::remove_file(temporary);
         fail(source)
     })
+}
+
+/// Makes what was created, renamed or removed beside this path outlast a loss of power.
+pub(crate) fn sync_folder_of(path: &Path) -> std::io::Result<()> {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => std::fs::File::open(folder)?.sync_all(),
+        _ => std::fs::File::open(".")?.sync_all(),
+    }
+}
+
+/// Removes a file, if it is there.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::File { action: "remove", path: path.into(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Opens a lock file and waits until no other process holds it. Released when dropped.
+///
+/// # Errors
+/// When it cannot be opened or locked.
+pub(crate) fn lock(path: &Path) -> Result<std::fs::File, Error> {
+    let fail = |source| Error::File { action: "lock", path: path.into(), source };
+    let lock = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(fail)?;
+    flock(&lock, FlockOperation::LockExclusive).map_err(|error| fail(error.into()))?;
+    Ok(lock)
 }
 
 /// The bytes of a file; `None` when there is no such file.

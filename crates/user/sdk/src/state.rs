@@ -11,7 +11,6 @@ use lambda_crypto::report::SealedReportKeys;
 use lambda_types::session::Hello;
 use lambda_types::shape::Shape;
 use lambda_types::{Binary, BootId, ImageId, InstanceId};
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Folder;
@@ -59,6 +58,9 @@ pub struct Attestation {
     pub hello: Hello,
     /// What was judged.
     pub verdict: Verdict,
+    /// SHA-256 of the policy that it was judged by.
+    #[serde(default)]
+    pub policy: Binary,
 }
 
 /// A release that was made.
@@ -109,10 +111,7 @@ impl Records {
     /// # Errors
     /// When it cannot be read or written.
     pub fn update<T>(&self, id: InstanceId, change: impl FnOnce(&mut Record) -> Result<T, Error>) -> Result<T, Error> {
-        let path = self.folder.join("lock");
-        let fail = |source: std::io::Error| Error::File { action: "lock", path: path.clone(), source };
-        let lock = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(fail)?;
-        flock(&lock, FlockOperation::LockExclusive).map_err(|error| fail(error.into()))?;
+        let _lock = files::lock(&self.folder.join("lock"))?;
         let mut record = self.load(id)?;
         let result = change(&mut record)?;
         files::write_json(&self.path(id), &record)?;
@@ -124,15 +123,8 @@ impl Records {
     /// # Errors
     /// When its files cannot be removed.
     pub fn forget(&self, id: InstanceId) -> Result<(), Error> {
-        for path in [self.path(id), self.known_hosts(id)] {
-            match std::fs::remove_file(&path) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::File { action: "remove", path, source });
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        files::remove(&self.path(id))?;
+        files::remove(&self.known_hosts(id))
     }
 }
 

@@ -55,10 +55,10 @@ impl Cgroups {
     /// The parent cgroups, made or not.
     ///
     /// # Errors
-    /// When the data folder does not exist.
+    /// When no folder above the data folder exists.
     pub(crate) fn locate(data_dir: &Path) -> io::Result<Self> {
         use std::os::unix::ffi::OsStrExt as _;
-        let digest = Sha256::digest(data_dir.canonicalize()?.as_os_str().as_bytes());
+        let digest = Sha256::digest(canonical(data_dir)?.as_os_str().as_bytes());
         let name = format!("lambda-{}", hex::encode(digest.get(..8).unwrap_or_default()));
         let mount = Path::new(MOUNT);
         let unified = mount.join("cgroup.controllers").exists();
@@ -186,6 +186,16 @@ fn kill_in(cgroups: &Cgroups, name: &str, pid: i32) {
     }
 }
 
+/// The path without links, also of a folder that was removed: what is left of it is found again.
+fn canonical(path: &Path) -> io::Result<PathBuf> {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Err(error), Some(parent), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(canonical(parent)?.join(name))
+        }
+        (found, ..) => found,
+    }
+}
+
 fn explain(operation: &str, path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot {operation} {}: {error}", path.display()))
 }
@@ -250,6 +260,16 @@ mod tests {
         assert!(Process::attach(reference).unwrap().is_none());
         cgroups.remove("one", Duration::from_secs(5)).unwrap();
         cgroups.remove_roots(Duration::from_secs(5)).unwrap();
+    }
+
+    #[test]
+    fn a_removed_folder_has_the_name_that_it_had() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data/node");
+        std::fs::create_dir_all(&data).unwrap();
+        let before = Cgroups::locate(&data).unwrap().roots;
+        std::fs::remove_dir_all(folder.path().join("data")).unwrap();
+        assert_eq!(Cgroups::locate(&data).unwrap().roots, before);
     }
 
     #[test]

@@ -26,6 +26,11 @@ pub(crate) struct ProcessRef {
 }
 
 impl ProcessRef {
+    /// Whether the process runs; one that cannot be looked at counts as running.
+    pub(crate) fn lives(&self) -> bool {
+        Self::of(self.pid).map_or(true, |found| found == Some(*self))
+    }
+
     fn of(pid: i32) -> io::Result<Option<Self>> {
         let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(stat) => stat,

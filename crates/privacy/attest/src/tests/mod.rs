@@ -2,5 +2,6 @@
 
 mod flips;
 mod negatives;
+mod records;
 mod scene;
 mod stories;

@@ -54,7 +54,7 @@ impl<J: Judge> Engine<J> {
         hello: &Hello,
     ) -> Result<Step, Error> {
         let instance = self.client.instance(hello.instance).await?;
-        let policy = self.policies.get(instance.image)?;
+        let policy = self.policies.get(&instance)?;
         let (challenge, outstanding) = match self.judge.challenge(hello, &policy) {
             Ok(made) => made,
             Err(Error::IdentityRefused(refusal)) => {
@@ -105,7 +105,7 @@ impl<J: Judge> Engine<J> {
         outstanding: &J::Outstanding,
     ) -> Result<Step, Error> {
         let instance = self.client.instance(hello.instance).await?;
-        let policy = self.policies.get(instance.image)?;
+        let policy = self.policies.get(&instance)?;
         let previous = self.records.load(hello.instance)?.clock;
         match self.judge.judge(hello, evidence, outstanding, previous.as_ref(), &policy) {
             Judged::Accepted(verdict, accepted) => self.release(&instance, message, hello, verdict, &accepted).await,
@@ -268,5 +268,6 @@ pub(super) fn remember(record: &mut Record, boot: BootId, hello: &Hello, accepte
         ssh_host_key: accepted.ssh_host_key.clone().into(),
         hello: hello.clone(),
         verdict: verdict.clone(),
+        policy: accepted.policy_hash.to_vec().into(),
     });
 }

@@ -2,22 +2,40 @@
 
 use std::time::Duration;
 
-use lambda_attest::Verdict;
+use lambda_attest::{Evidence, Outstanding, RECORD_VERSION, Record, TpmClock, Verdict};
 use lambda_types::instance::InstanceState;
 use lambda_types::mailbox::Message;
 use lambda_types::session::{FromGuest, Hello, ToGuest};
 use lambda_types::{BootId, Code, InstanceId};
 
 use super::answer::{check_hello, parse, remember, unreadable};
-use super::judge::{Judge, Judged};
+use super::judge::{Judge, Judged, now};
 use super::{Engine, inconsistent};
 use crate::{Error, wait};
 
 /// How long one read of the mailbox waits for news.
 const LONG_POLL: Duration = Duration::from_secs(10);
 
+/// A challenge with its answer, after both were used.
+pub(super) struct Answered<O> {
+    instance: InstanceId,
+    boot: BootId,
+    outstanding: O,
+    previous: Option<TpmClock>,
+    evidence: Vec<u8>,
+}
+
+impl Answered<Outstanding> {
+    pub(super) fn into_record(self) -> Result<Record, Error> {
+        let Self { instance, boot, outstanding, previous, evidence } = self;
+        let evidence = Evidence::from_json(&evidence).map_err(|error| unreadable(&error.to_string()))?;
+        let challenge = outstanding.spend();
+        Ok(Record { version: RECORD_VERSION, instance, boot, at: now(), challenge, previous, evidence })
+    }
+}
+
 impl<J: Judge> Engine<J> {
-    pub(super) async fn attest(&self, id: InstanceId, timeout: Duration) -> Result<Verdict, Error> {
+    pub(super) async fn attest(&self, id: InstanceId, timeout: Duration) -> Result<(Verdict, Answered<J::Outstanding>), Error> {
         let mut last = "no answer yet".to_owned();
         match tokio::time::timeout(timeout, self.attest_unbounded(id, &mut last)).await {
             Ok(result) => result,
@@ -25,13 +43,17 @@ impl<J: Judge> Engine<J> {
         }
     }
 
-    async fn attest_unbounded(&self, id: InstanceId, last: &mut String) -> Result<Verdict, Error> {
+    async fn attest_unbounded(
+        &self,
+        id: InstanceId,
+        last: &mut String,
+    ) -> Result<(Verdict, Answered<J::Outstanding>), Error> {
         let instance = self.client.instance(id).await?;
         if instance.state != InstanceState::Ready {
             let state = wait::describe(&instance);
             return Err(Error::Usage(format!("only a ready instance can be attested again; {id} is in {state}")));
         }
-        let policy = self.policies.get(instance.image)?;
+        let policy = self.policies.get(&instance)?;
         loop {
             let read = self.client.read_mailbox(id, None, 0, Duration::ZERO).await?;
             let Some(message) = read.guest else {
@@ -47,25 +69,24 @@ impl<J: Judge> Engine<J> {
             *last = "the challenge was posted, and the guest has not answered".into();
             let Some((hello, evidence)) = self.evidence(id, message.boot, message.seq).await? else { continue };
             let previous = self.records.load(id)?.clock;
-            match self.judge.judge(&hello, &evidence, &outstanding, previous.as_ref(), &policy) {
+            let verdict = match self.judge.judge(&hello, &evidence, &outstanding, previous.as_ref(), &policy) {
                 Judged::Accepted(verdict, accepted) => {
                     self.records.update(id, |record| {
                         remember(record, message.boot, &hello, &accepted, &verdict);
                         Ok(())
                     })?;
-                    return Ok(*verdict);
+                    verdict
                 }
                 Judged::Rejected(verdict) | Judged::OtherChallenge(verdict) => {
                     self.records.update(id, |record| {
                         record.refused = Some(Verdict::clone(&verdict));
                         Ok(())
                     })?;
-                    return Ok(*verdict);
+                    verdict
                 }
-                Judged::Unreadable(detail) => {
-                    return Err(unreadable(&detail));
-                }
-            }
+                Judged::Unreadable(detail) => return Err(unreadable(&detail)),
+            };
+            return Ok((*verdict, Answered { instance: id, boot: message.boot, outstanding, previous, evidence }));
         }
     }
 

@@ -28,7 +28,7 @@ const AGAIN: Duration = Duration::from_secs(15);
 pub enum Notice {
     /// Something happened to an instance.
     Event(InstanceId, Event),
-    /// An instance could not be served.
+    /// An instance could not be served, for another reason than a verdict.
     Failed(InstanceId, Error),
     /// The API could not be asked; it is tried again.
     Away(Error),
@@ -131,7 +131,10 @@ impl<'a, J: Judge> Daemon<'a, J> {
             Ok(Step::Stale) => true,
             Err(error) => {
                 known.done = Some((message.seq, Some(Instant::now() + AGAIN)));
-                notices(Notice::Failed(id, error));
+                notices(match error {
+                    Error::Refused(verdict) => Notice::Event(id, Event::Refused(verdict)),
+                    error => Notice::Failed(id, error),
+                });
                 false
             }
         }

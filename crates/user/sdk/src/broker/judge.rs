@@ -52,7 +52,7 @@ pub(super) trait Judge {
 /// The real one.
 pub(super) struct AttestJudge;
 
-fn now() -> UnixTime {
+pub(super) fn now() -> UnixTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixTime(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }

@@ -51,7 +51,7 @@ impl Judge for FakeJudge {
                     policy_hash: [9; 32],
                     clock: TpmClock { ak_name: String::new(), boot: BOOT, reset_count: 1, restart_count: 0, clock: 1 },
                     image: ImageId::from_bits(1),
-                    shape: Shape::Nano,
+                    shapes: vec![Shape::Nano],
                 }),
             ),
             _ => Judged::OtherChallenge(Box::new(verdict(Decision::Rejected))),

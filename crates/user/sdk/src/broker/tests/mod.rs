@@ -71,8 +71,10 @@ async fn rounds(daemon: &mut Daemon<'_, FakeJudge>, world: &World) -> Vec<Error>
         let waiting = world.fake.waiting();
         daemon
             .round(&waiting, &mut |notice| {
-                if let Notice::Failed(_, error) = notice {
-                    errors.push(error);
+                match notice {
+                    Notice::Failed(_, error) => errors.push(error),
+                    Notice::Event(_, Event::Refused(verdict)) => errors.push(Error::Refused(verdict)),
+                    Notice::Event(..) | Notice::Away(_) => {}
                 }
             })
             .await;
@@ -242,6 +244,22 @@ async fn refused_evidence_gets_a_refusal_and_a_record_and_no_release() {
     let record = world.records.load(world.guest.instance).unwrap();
     assert_eq!(record.refused, Some(verdict(Decision::Rejected)));
     assert!(record.released.is_none() && record.attested.is_none());
+}
+
+#[tokio::test]
+async fn a_daemon_announces_a_refusal_with_its_verdict_once() {
+    let world = World::new().await;
+    let engine = world.engine();
+    let mut daemon = Daemon::new(&engine);
+    exchange!(daemon, world, world.guest.hello());
+    world.fake.say(&world.guest.evidence(b"bad"));
+    let waiting = world.fake.waiting();
+    let mut notices = Vec::new();
+    for _ in 0..3 {
+        daemon.round(&waiting, &mut |notice| notices.push(notice)).await;
+    }
+    let [Notice::Event(id, Event::Refused(refused))] = notices.as_slice() else { panic!("{notices:?}") };
+    assert_eq!((*id, refused.verdict), (world.guest.instance, Decision::Rejected));
 }
 
 #[tokio::test]
