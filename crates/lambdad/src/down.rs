@@ -19,7 +19,7 @@ const END: Duration = Duration::from_secs(45);
 const GUESTS: Duration = Duration::from_secs(30);
 
 /// How long the roles of a supervisor that was killed may take to end, and how long killed ones may take to go.
-const ROLES: Duration = Duration::from_secs(20);
+const ROLES: Duration = Duration::from_secs(15);
 
 /// What to stop.
 #[derive(Debug, Args)]
@@ -53,9 +53,11 @@ fn stop_all(options: &Options, layout: &Layout, node: &Path) -> Result<()> {
     let _lock = stop_supervisor(layout)?;
     end_roles(&layout.run(ROLES_LOCK))?;
     if !(options.now || options.purge) {
-        let cut = lambda_node::stop_guests(node, GUESTS).context("stopping the guests")?;
-        if !cut.is_empty() {
-            eprintln!("lambdad: did not shut down within {} s, ended: {}", GUESTS.as_secs(), cut.join(", "));
+        match lambda_node::stop_guests(node, GUESTS) {
+            Ok(cut) if cut.is_empty() => {}
+            Ok(cut) => eprintln!("lambdad: power cut, after up to {} s, for {}", GUESTS.as_secs(), cut.join(", ")),
+            // They end in any case.
+            Err(error) => eprintln!("lambdad: guests could not be asked to shut down: {error:#}"),
         }
     }
     removed(lambda_node::teardown(node).context("removing the guests")?)?;

@@ -128,6 +128,23 @@ pub enum Phase {
     Gone,
 }
 
+impl Phase {
+    /// Longest that the node lets this phase last, milliseconds; `None` for one that may last for ever. A phase that
+    /// takes longer fails with [`Failure::Timeout`], or, on the way down, is ended.
+    #[must_use]
+    pub const fn bound_ms(self) -> Option<u64> {
+        match self {
+            // Firmware, kernel and module loading, in software emulation on a busy machine.
+            Self::Preparing | Self::Booting => Some(180_000),
+            // The guest gives up after 15 minutes and says so; this catches one that does not.
+            Self::Attesting => Some(16 * 60_000),
+            Self::Unlocking | Self::Starting => Some(300_000),
+            Self::Stopping | Self::Failed => Some(30_000),
+            Self::Ready | Self::Stopped | Self::Gone => None,
+        }
+    }
+}
+
 impl From<GuestPhase> for Phase {
     fn from(phase: GuestPhase) -> Self {
         match phase {
@@ -213,6 +230,25 @@ pub enum Failure {
     Capacity,
 }
 
+impl Failure {
+    /// The stable code, as in JSON; of [`Failure::Guest`] the guest's reason.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Guest(reason) => reason.code(),
+            Self::QemuStart => "qemu-start",
+            Self::Vtpm => "vtpm",
+            Self::DiskFull => "disk-full",
+            Self::Network => "network",
+            Self::Image => "image",
+            Self::QemuExit => "qemu-exit",
+            Self::HostResource => "host-resource",
+            Self::Timeout(_) => "timeout",
+            Self::Capacity => "capacity",
+        }
+    }
+}
+
 /// Something an instance waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
@@ -249,6 +285,10 @@ pub enum ConditionKind {
     AwaitingShutdown,
     /// It failed.
     Failed,
+    /// The guest powered itself off; it stays off until it is started.
+    PoweredOff,
+    /// It runs, and something it needs is lost.
+    Degraded,
 }
 
 /// When a phase began.
@@ -264,13 +304,14 @@ pub struct PhaseTime {
 /// The state that a user sees: a pure function of what is desired and what was last observed.
 ///
 /// `placed` is false until a node was chosen. `observed` is `None` until the node reports, and is ignored by the
-/// caller when it belongs to an older restart.
+/// caller when it belongs to an older restart. So `Stopped` of a wanted boot means that the guest powered itself off,
+/// and it stays off.
 #[must_use]
 pub fn state(desired: Power, placed: bool, observed: Option<Phase>) -> InstanceState {
     match (desired, observed) {
         (Power::Deleted, _) => InstanceState::Deleting,
         (Power::Running, None | Some(Phase::Gone)) if !placed => InstanceState::Scheduling,
-        (Power::Running, None | Some(Phase::Gone | Phase::Stopped | Phase::Preparing)) => InstanceState::Preparing,
+        (Power::Running, None | Some(Phase::Gone | Phase::Preparing)) => InstanceState::Preparing,
         (Power::Running, Some(Phase::Booting)) => InstanceState::Booting,
         (Power::Running, Some(Phase::Attesting)) => InstanceState::Attesting,
         (Power::Running, Some(Phase::Unlocking)) => InstanceState::Unlocking,
@@ -278,6 +319,7 @@ pub fn state(desired: Power, placed: bool, observed: Option<Phase>) -> InstanceS
         (Power::Running, Some(Phase::Ready)) => InstanceState::Ready,
         (Power::Running, Some(Phase::Stopping)) => InstanceState::Stopping,
         (Power::Running | Power::Stopped, Some(Phase::Failed)) => InstanceState::Failed,
+        (Power::Running, Some(Phase::Stopped)) => InstanceState::Stopped,
         (Power::Stopped, None | Some(Phase::Stopped | Phase::Gone)) => InstanceState::Stopped,
         (Power::Stopped, Some(_)) => InstanceState::Stopping,
     }
@@ -297,6 +339,22 @@ mod tests {
     fn stop_of_a_ready_instance_shows_stopping_until_the_node_says_stopped() {
         assert_eq!(state(Power::Stopped, true, Some(Phase::Ready)), InstanceState::Stopping);
         assert_eq!(state(Power::Stopped, true, Some(Phase::Stopped)), InstanceState::Stopped);
+    }
+
+    #[test]
+    fn a_guest_that_powered_itself_off_is_stopped() {
+        assert_eq!(state(Power::Running, true, Some(Phase::Stopped)), InstanceState::Stopped);
+    }
+
+    #[test]
+    fn a_failures_code_is_its_name_in_json() {
+        let all = [Failure::QemuStart, Failure::Vtpm, Failure::DiskFull, Failure::Network, Failure::Image];
+        for failure in all.into_iter().chain([Failure::QemuExit, Failure::HostResource, Failure::Capacity]) {
+            assert_eq!(serde_json::to_value(failure).unwrap(), failure.code());
+        }
+        let (guest, late) = (Failure::Guest(FailureReason::VolumeKey), Failure::Timeout(Phase::Booting));
+        assert_eq!(serde_json::to_value(guest).unwrap()["guest"], guest.code());
+        assert_eq!(serde_json::to_value(late).unwrap()[late.code()], "booting");
     }
 
     #[test]

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Binary, BootId};
 
-/// Most bytes in one message body. An event log and its quote take about 16 KiB.
-pub const MAX_BODY_BYTES: usize = 256 * 1024;
+/// Most bytes in one message body. An event log and its quote take about 16 KiB, a release with the most user data 45 KiB.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// The latest message in one direction of one boot. The body is opaque to every relay
 /// (see [`crate::session`] for what its two ends put there).

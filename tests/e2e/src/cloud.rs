@@ -224,10 +224,8 @@ pub fn processes() -> Vec<(i32, String)> {
 impl Drop for Cloud {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for log in ["up.log"] {
-                let text = std::fs::read_to_string(self.folder.path().join(log)).unwrap_or_default();
-                eprintln!("---- {log}\n{text}");
-            }
+            let log = std::fs::read_to_string(self.folder.path().join("up.log")).unwrap_or_default();
+            eprintln!("---- lambdad up\n{log}");
             if let Some(mut up) = self.up.take() {
                 let pid = rustix::process::Pid::from_child(&up);
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);

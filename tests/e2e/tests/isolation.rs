@@ -26,6 +26,10 @@ fn instances_reach_neither_each_other_nor_the_host() {
     // The probe itself works: it reaches a port that is open to it.
     let control = ada.ssh("one", "timeout 3 bash -c 'echo > /dev/tcp/127.0.0.1/22' && echo reached").ok();
     assert!(control.contains("reached"), "positive control: {control}");
+    for loopback in ["127.0.0.1", "::1"] {
+        let control = ada.ssh("one", &format!("ping -c 1 -W 2 {loopback} && echo reached")).ok();
+        assert!(control.contains("reached"), "positive control: {control}");
+    }
 
     let gateway_port = cloud.endpoint()["gateway"].as_str().expect("url").rsplit(':').next().expect("port").to_owned();
     for (what, target) in [("a neighbour of the same tenant", &two), ("another tenant", &three)] {

@@ -88,7 +88,7 @@ fn a_modified_ciphertext_block_reads_as_an_error_never_as_data() {
     let volume = cloud.data().join("node/instances").join(id).join("volume.raw");
 
     let (start, end) = largest_extent(&volume);
-    let middle = (start + end) / 2 & !4095;
+    let middle = ((start + end) / 2) & !4095;
     let mut block = [0u8; 4096];
     let file = OpenOptions::new().read(true).write(true).open(&volume).expect("opens");
     file.read_exact_at(&mut block, middle).expect("readable");

@@ -192,7 +192,7 @@ fn a_real_tpm_that_booted_the_image_is_accepted() {
     let judgement = guest.judge(&Evidence::from_json(&evidence.to_json()).unwrap(), &outstanding);
     assert_eq!(judgement.verdict.failed().collect::<Vec<_>>(), Vec::<&lambda_attest::Check>::new());
     let attested = judgement.attested.unwrap();
-    assert_eq!((attested.image, attested.shape), (ImageId::from_bits(1), Shape::Micro));
+    assert_eq!((attested.image, attested.shapes), (ImageId::from_bits(1), vec![Shape::Micro]));
     assert_eq!(attested.clock.restart_count, 0);
 }
 

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use lambda_attest::UnixTime;
+use lambda_types::InstanceId;
 use lambda_types::shape::Shape;
 
 /// Runs confidential workloads on machines whose operator cannot look inside.
@@ -52,7 +54,7 @@ pub(crate) enum Command {
     /// Copies files to and from an instance.
     Cp(Cp),
     /// Connects standard input and output to a port of an instance (used by `ssh` and `cp`).
-    #[command(hide = true)]
+    #[command(hide = true, after_help = "Example:\n  lambda tunnel web --port 22")]
     Tunnel(Tunnel),
     /// Builds, measures, imports and trusts images.
     #[command(subcommand)]
@@ -60,7 +62,10 @@ pub(crate) enum Command {
     /// Releases keys unattended.
     #[command(subcommand)]
     Broker(Broker),
-    /// Reads evidence files.
+    /// Rotates your keys.
+    #[command(subcommand)]
+    Key(Key),
+    /// Reads and judges recorded evidence.
     #[command(subcommand)]
     Attest(Attest),
     /// Writes and shows release policies.
@@ -100,20 +105,32 @@ pub(crate) enum Instance {
   lambda instance create --name job --image debian-12 --shape medium --volume-gib 50 --user-data setup.sh --detach")]
     Create(Box<Create>),
     /// Lists instances; names are opened on this machine.
+    #[command(after_help = "Examples:\n  lambda instance list\n  lambda instance list -o json")]
     List,
-    /// Shows one instance.
+    /// Shows one instance, and the policy that it is judged by on this machine.
+    #[command(after_help = "Example:\n  lambda instance show web")]
     Show(Name),
     /// Starts a stopped or failed instance and releases its keys.
-    Start(Run),
+    #[command(
+        after_help = "Examples:\n  lambda instance start web\n  lambda instance start web --policy policy.json"
+    )]
+    Start(Boot),
     /// Shuts an instance down; its keys are gone until it is started again.
+    #[command(after_help = "Example:\n  lambda instance stop web")]
     Stop(Run),
     /// Stops and starts.
-    Restart(Run),
+    #[command(after_help = "Example:\n  lambda instance restart web --timeout 300")]
+    Restart(Boot),
     /// Deletes an instance and its volume.
+    #[command(after_help = "Example:\n  lambda instance delete web")]
     Delete(Run),
     /// Asks a running instance for fresh evidence and judges it.
-    Attest(Name),
+    #[command(
+        after_help = "Examples:\n  lambda instance attest web\n  lambda instance attest web --record web-evidence.json"
+    )]
+    Attest(AttestInstance),
     /// Says what an instance waits for, since when and until when.
+    #[command(after_help = "Example:\n  lambda instance why web")]
     Why(Name),
 }
 
@@ -150,11 +167,18 @@ pub(crate) struct Create {
     /// Description; known to you alone.
     #[arg(long, default_value = "")]
     pub(crate) description: String,
-    /// Release policy; the one for the image if left out.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) policy: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) policy: GivenPolicy,
     #[command(flatten)]
     pub(crate) wait: Wait,
+}
+
+/// A policy for one instance.
+#[derive(Debug, Args)]
+pub(crate) struct GivenPolicy {
+    /// Release policy; remembered on this machine for every later boot of the instance, in place of any other.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
 }
 
 /// Whether and how long to wait.
@@ -183,6 +207,27 @@ pub(crate) struct Run {
     pub(crate) name: Name,
     #[command(flatten)]
     pub(crate) wait: Wait,
+}
+
+/// A change that ends in a release.
+#[derive(Debug, Args)]
+pub(crate) struct Boot {
+    #[command(flatten)]
+    pub(crate) policy: GivenPolicy,
+    #[command(flatten)]
+    pub(crate) run: Run,
+}
+
+/// `lambda instance attest`.
+#[derive(Debug, Args)]
+pub(crate) struct AttestInstance {
+    #[command(flatten)]
+    pub(crate) name: Name,
+    #[command(flatten)]
+    pub(crate) policy: GivenPolicy,
+    /// Writes the evidence with its spent challenge, for `lambda attest verify`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
 }
 
 /// Who to log in as.
@@ -240,11 +285,19 @@ pub(crate) enum Image {
     /// Builds an image from a distribution's packages.
     #[command(after_help = "Example:\n  lambda image build debian-12 --out ./debian-12")]
     Build(Build),
+    /// Makes an image from any root file system that has an init and sshd.
+    #[command(
+        after_help = "Example:\n  lambda image import --name mine --rootfs rootfs.tar --kernel vmlinuz --out ./mine"
+    )]
+    Import(Import),
     /// Recomputes every expected measurement from an image's parts and compares.
+    #[command(after_help = "Example:\n  lambda image measure ./debian-12")]
     Measure(Folder),
     /// Measures an image and, if everything agrees, keeps its reference values for release policies.
+    #[command(after_help = "Example:\n  lambda image trust ./debian-12")]
     Trust(Folder),
     /// Lists the cloud's images and whether you trust them.
+    #[command(after_help = "Example:\n  lambda image list")]
     List,
 }
 
@@ -272,6 +325,35 @@ pub(crate) struct Build {
     pub(crate) lock: Option<PathBuf>,
 }
 
+/// `lambda image import`.
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// Name in image.json.
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Version in image.json.
+    #[arg(long, default_value = "1")]
+    pub(crate) version: String,
+    /// Root file system: tar, plain or compressed with gzip or xz.
+    #[arg(long, value_name = "TAR")]
+    pub(crate) rootfs: PathBuf,
+    /// Linux kernel with EFI stub.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: PathBuf,
+    /// The kernel's modules, if the root file system does not carry them.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) modules: Option<PathBuf>,
+    /// UEFI firmware, code volume; the one of the locked packages if left out.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) firmware: Option<PathBuf>,
+    /// The lambda-guest program; the one beside this program if left out.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) guest: Option<PathBuf>,
+    /// Folder to write.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
 /// `lambda broker …`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Broker {
@@ -284,15 +366,62 @@ pub(crate) enum Broker {
     },
 }
 
+/// `lambda key …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Replaces the master key; wraps the project keys anew and changes nothing in the cloud.
+    #[command(after_help = "Example:
+  lambda key rotate-master
+
+Needs no cloud. If it is interrupted, the next command finishes or undoes it. Afterwards back up master.key and keyring.json
+together, copy both to the machines that run a broker, and destroy the copies of the old master.key.")]
+    RotateMaster,
+    /// Makes the next version of the project key and seals every instance's secrets and metadata under it.
+    #[command(after_help = "Example:
+  lambda key rotate-project
+
+If it is interrupted, run it again: it finishes before it would make another version. Old versions stay in keyring.json.
+Afterwards back up keyring.json and copy it to the machines that run a broker. Volume keys stay as they are.")]
+    RotateProject,
+}
+
 /// `lambda attest …`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Attest {
     /// Prints the claims of evidence without judging them.
+    #[command(after_help = "Example:
+  lambda instance attest web --record web-evidence.json
+  lambda attest inspect web-evidence.json")]
     Inspect {
-        /// Evidence.
+        /// A record of `lambda instance attest --record`, or evidence alone.
         #[arg(value_name = "FILE")]
         evidence: PathBuf,
     },
+    /// Judges recorded evidence again, without the cloud.
+    #[command(after_help = "Examples:
+  lambda attest verify web-evidence.json --policy policy.json
+  lambda attest verify web-evidence.json --policy policy.json --at 2026-01-31T12:00:00Z
+
+Exit codes: 0 accepted, 3 rejected, 2 not a record. A record holds its spent challenge, so it convinces those who trust
+whoever recorded it.")]
+    Verify(Verify),
+}
+
+/// `lambda attest verify`.
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// A record of `lambda instance attest --record`.
+    #[arg(value_name = "RECORD")]
+    pub(crate) record: PathBuf,
+    /// Release policy.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: PathBuf,
+    /// The instance that it must be evidence of; the one that the record says was asked if left out.
+    #[arg(long, value_name = "ID")]
+    pub(crate) instance: Option<InstanceId>,
+    /// Judges certificates as of this time, UTC; now if left out.
+    #[arg(long, value_name = "RFC3339")]
+    pub(crate) at: Option<UnixTime>,
 }
 
 /// `lambda policy …`.
@@ -309,6 +438,7 @@ pub(crate) enum Policy {
         out: Option<PathBuf>,
     },
     /// Says what a policy accepts.
+    #[command(after_help = "Example:\n  lambda policy show policy.json")]
     Show {
         /// The policy.
         #[arg(value_name = "FILE")]
@@ -339,6 +469,37 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_of_every_command_has_an_example() {
+        let mut open = vec![Cli::command()];
+        let mut leaves = 0;
+        while let Some(command) = open.pop() {
+            if command.get_subcommands().next().is_some() {
+                open.extend(command.get_subcommands().cloned());
+                continue;
+            }
+            leaves += 1;
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example") && help.contains("\n  lambda "), "{}: {help}", command.get_name());
+        }
+        assert!(leaves > 20, "{leaves}");
+    }
+
+    #[test]
+    fn every_example_is_a_command_line_that_parses() {
+        let mut open = vec![Cli::command()];
+        while let Some(command) = open.pop() {
+            open.extend(command.get_subcommands().cloned());
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| line.starts_with("lambda ")) {
+                let words = line.split(" > ").next().unwrap_or_default().split_whitespace();
+                if let Err(error) = Cli::try_parse_from(words) {
+                    panic!("{line}: {error}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -15,8 +15,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use args::{Attest, Broker, Cli, Command, Image, Instance, Policy};
-use commands::{attest, broker, connect, create, image, instance, policy, ssh, tunnel};
+use args::{Attest, Broker, Cli, Command, Image, Instance, Key, Policy};
+use commands::{attest, broker, connect, create, image, instance, key, policy, ssh, tunnel};
 use exit::Failure;
 
 fn main() -> ExitCode {
@@ -57,13 +57,17 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Tunnel(args) => tunnel::run(&args).await,
         Command::Image(command) => match command {
             Image::Build(args) => image::build(format, &args),
+            Image::Import(args) => image::import(format, &args),
             Image::Measure(args) => image::measure(format, &args),
             Image::Trust(args) => image::trust(format, &args),
             Image::List => image::list(format).await,
         },
         Command::Broker(Broker::Run { policy }) => broker::run(&policy).await,
+        Command::Key(Key::RotateMaster) => key::rotate_master(format),
+        Command::Key(Key::RotateProject) => key::rotate_project(format).await,
         Command::Attest(command) => match command {
             Attest::Inspect { evidence } => attest::inspect(format, &evidence),
+            Attest::Verify(args) => attest::verify(format, &args),
         },
         Command::Policy(command) => match command {
             Policy::New { from, out } => policy::new(&from, out.as_deref()),

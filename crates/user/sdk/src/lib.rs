@@ -21,6 +21,7 @@ pub mod images;
 pub mod keyring;
 pub mod policies;
 pub mod resolve;
+pub mod rotation;
 pub mod state;
 pub mod tls;
 pub mod tunnel;

@@ -1,6 +1,7 @@
 //! What breaks, and what is said then.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use lambda_types::guest::FailureReason;
 use lambda_types::instance::{Failure, Phase, Power};
@@ -134,4 +135,20 @@ fn what_a_killed_agent_left_half_made_is_removed_and_data_is_not() {
     assert!(!folder(5).exists());
     assert!(folder(7).join("volume.raw").exists());
     assert_eq!(std::fs::read_dir(&instances).unwrap().count(), 2);
+}
+
+#[test]
+fn guests_without_an_agent_are_asked_to_shut_down_and_waited_for_no_longer_than_allowed() {
+    for (mode, bound, left) in [("obedient", 30, 0), ("deaf", 1, 1)] {
+        let mut bench = Bench::new();
+        let image = bench.image(mode);
+        bench.start_agent();
+        bench.desire(1, vec![instance(1, image, Power::Running, 1)]);
+        bench.await_phase(ID, Phase::Attesting);
+        bench.kill_agent();
+        let start = Instant::now();
+        let running = lambda_node::stop_guests(&bench.node_dir(), Duration::from_secs(bound)).unwrap();
+        assert_eq!(running.len(), left, "{mode}");
+        assert!(start.elapsed() < Duration::from_secs(10), "{mode}: {:?}", start.elapsed());
+    }
 }

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use lambda_sdk::broker::Event;
 use lambda_sdk::customer::NewInstance;
+use lambda_attest::Policy;
+use lambda_sdk::resolve::Known;
 use lambda_sdk::{Customer, images, policies};
 use lambda_types::InstanceId;
-use lambda_types::instance::VOLUME_GIB;
+use lambda_types::instance::{InstanceState, Power, VOLUME_GIB};
 
-use crate::args::{Create, Format, Run};
+use crate::args::{Boot, Create, Format, Run};
 use crate::commands::attest::summary;
 use crate::commands::customer;
 use crate::commands::instance::View;
@@ -27,58 +29,78 @@ pub(crate) async fn create(format: Format, args: &Create) -> Result<(), Failure>
         return Err(Failure::usage(message));
     }
     let customer = customer()?;
+    let given = Given::read(args)?;
     customer.check_platform().await?;
-    let policy = args.policy.as_deref().map(policies::load_file).transpose()?;
     let mut progress = Progress::start();
-    let instance = customer.create(new_instance(&customer, args).await?).await?;
+    let instance = customer.create(new_instance(&customer, args, given).await?).await?;
     progress
         .done("sealed", "volume key, hostname, SSH keys, user data, name and tags; the cloud stores only ciphertext");
     if !args.wait.detach {
-        serve(&customer, instance.id, policy, args.wait.timeout, &mut progress).await?;
+        serve(&customer, instance.id, args.wait.timeout, &mut progress).await?;
     }
     progress.finish();
     show(format, &customer, instance.id).await
 }
 
 /// `lambda instance start`.
-pub(crate) async fn start(format: Format, args: &Run) -> Result<(), Failure> {
+pub(crate) async fn start(format: Format, args: &Boot) -> Result<(), Failure> {
     let customer = customer()?;
-    customer.check_platform().await?;
-    let id = customer.find(&args.name.instance).await?.instance.id;
+    let known = prepare(&customer, args).await?;
+    let id = known.instance.id;
+    if known.instance.desired == Power::Running && known.instance.state == InstanceState::Ready {
+        Progress::start().note(&format!("{} is already running; nothing was started", called(&known)));
+        return show(format, &customer, id).await;
+    }
     customer.client.start_instance(id).await?;
-    boot(format, &customer, id, args).await
+    boot(format, &customer, id, &args.run).await
 }
 
 /// `lambda instance restart`.
-pub(crate) async fn restart(format: Format, args: &Run) -> Result<(), Failure> {
+pub(crate) async fn restart(format: Format, args: &Boot) -> Result<(), Failure> {
     let customer = customer()?;
-    customer.check_platform().await?;
-    let id = customer.find(&args.name.instance).await?.instance.id;
+    let id = prepare(&customer, args).await?.instance.id;
     customer.client.restart_instance(id).await?;
-    boot(format, &customer, id, args).await
+    boot(format, &customer, id, &args.run).await
+}
+
+/// The instance; a policy that was given is remembered before anything is asked for.
+async fn prepare(customer: &Customer, args: &Boot) -> Result<Known, Failure> {
+    let policy = args.policy.policy.as_deref().map(policies::load_file).transpose()?;
+    customer.check_platform().await?;
+    let known = customer.find(&args.run.name.instance).await?;
+    if let Some(policy) = &policy {
+        customer.set_policy(known.instance.id, policy)?;
+    }
+    Ok(known)
+}
+
+fn called(known: &Known) -> String {
+    match &known.metadata {
+        Some(metadata) => metadata.name.clone(),
+        None => known.instance.id.to_string(),
+    }
 }
 
 async fn boot(format: Format, customer: &Customer, id: InstanceId, args: &Run) -> Result<(), Failure> {
     if !args.wait.detach {
         let mut progress = Progress::start();
-        serve(customer, id, None, args.wait.timeout, &mut progress).await?;
+        serve(customer, id, args.wait.timeout, &mut progress).await?;
     }
     show(format, customer, id).await
 }
 
 async fn show(format: Format, customer: &Customer, id: InstanceId) -> Result<(), Failure> {
-    output::print(format, &View::new(&customer.find(&id.to_string()).await?))
+    output::print(format, &View::whole(customer, &customer.find(&id.to_string()).await?))
 }
 
 /// Releases the instance's keys once its evidence is accepted, showing each step.
 async fn serve(
     customer: &Customer,
     id: InstanceId,
-    policy: Option<lambda_attest::Policy>,
     timeout: Duration,
     progress: &mut Progress,
 ) -> Result<(), Failure> {
-    let served = customer.serve(id, policy, timeout, &mut |event| step(progress, &event)).await;
+    let served = customer.serve(id, timeout, &mut |event| step(progress, &event)).await;
     progress.finish();
     served.map(|_| ()).map_err(|error| {
         let mut failure = Failure::from(error);
@@ -111,18 +133,35 @@ fn step(progress: &mut Progress, event: &Event) {
     }
 }
 
-async fn new_instance(customer: &Customer, args: &Create) -> Result<NewInstance, Failure> {
+/// The files that a creation names, read before anything is asked of the cloud.
+struct Given {
+    authorized_keys: Vec<String>,
+    user_data: Option<Vec<u8>>,
+    policy: Option<Policy>,
+}
+
+impl Given {
+    fn read(args: &Create) -> Result<Self, Failure> {
+        let mut authorized_keys = Vec::new();
+        for path in &args.ssh_keys {
+            let text = String::from_utf8(read(path, USER_DATA_BYTES)?)
+                .map_err(|_| Failure::usage(format!("{} is not an SSH public key file", path.display())))?;
+            if text.contains("PRIVATE KEY") {
+                return Err(Failure::usage(format!("{} is a private key; give its .pub file", path.display())));
+            }
+            authorized_keys.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
+        }
+        Ok(Self {
+            authorized_keys,
+            user_data: args.user_data.as_deref().map(|path| read(path, USER_DATA_BYTES)).transpose()?,
+            policy: args.policy.policy.as_deref().map(policies::load_file).transpose()?,
+        })
+    }
+}
+
+async fn new_instance(customer: &Customer, args: &Create, given: Given) -> Result<NewInstance, Failure> {
     let trusted = images::list(&customer.folder)?;
     let image = images::choose(&trusted, &customer.client.images().await?, &args.image)?;
-    let mut authorized_keys = Vec::new();
-    for path in &args.ssh_keys {
-        let text = String::from_utf8(read(path, USER_DATA_BYTES)?)
-            .map_err(|_| Failure::usage(format!("{} is not an SSH public key file", path.display())))?;
-        if text.contains("PRIVATE KEY") {
-            return Err(Failure::usage(format!("{} is a private key; give its .pub file", path.display())));
-        }
-        authorized_keys.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
-    }
     Ok(NewInstance {
         name: args.name.clone(),
         description: args.description.clone(),
@@ -131,9 +170,10 @@ async fn new_instance(customer: &Customer, args: &Create) -> Result<NewInstance,
         image,
         volume_gib: args.volume_gib,
         hostname: args.hostname.clone(),
-        authorized_keys,
-        user_data: args.user_data.as_deref().map(|path| read(path, USER_DATA_BYTES)).transpose()?,
+        authorized_keys: given.authorized_keys,
+        user_data: given.user_data,
         environment: args.environment.iter().cloned().collect(),
+        policy: given.policy,
     })
 }
 

@@ -8,7 +8,7 @@ use lambda_sdk::images;
 use lambda_types::image::{ImageManifest, file};
 use serde::Serialize;
 
-use crate::args::{Build, Folder, Format};
+use crate::args::{Build, Folder, Format, Import};
 use crate::commands::customer;
 use crate::exit::{Failure, REFUSED};
 use crate::output::{self, Show, table};
@@ -54,6 +54,39 @@ pub(crate) fn build(format: Format, args: &Build) -> Result<(), Failure> {
     let _ = lambda_image::build(&options, &mut |step| show_step(&mut progress, step)).map_err(Failure::other)?;
     progress.finish();
     made(format, &args.out, "built")
+}
+
+/// `lambda image import`.
+pub(crate) fn import(format: Format, args: &Import) -> Result<(), Failure> {
+    let options = lambda_image::ImportOptions {
+        name: args.name.clone(),
+        version: args.version.clone(),
+        rootfs: args.rootfs.clone(),
+        kernel: args.kernel.clone(),
+        modules: args.modules.clone(),
+        firmware: args.firmware.clone(),
+        guest_binary: guest(args.guest.as_deref())?,
+        out: args.out.clone(),
+    };
+    let mut progress = Progress::start();
+    let imported = lambda_image::import(&options, &mut |step| show_step(&mut progress, step));
+    progress.finish();
+    let _ = imported.map_err(|error| import_failed(args, &error))?;
+    made(format, &args.out, "imported")
+}
+
+/// What the person gave is at fault, or something else is.
+fn import_failed(args: &Import, error: &lambda_image::Error) -> Failure {
+    use lambda_image::Error;
+    let given = |path: &PathBuf| {
+        [Some(&args.rootfs), Some(&args.kernel), args.modules.as_ref(), args.firmware.as_ref(), args.guest.as_ref()]
+            .contains(&Some(path))
+    };
+    match error {
+        Error::Import(_) | Error::Content(_) => Failure::usage(error.to_string()),
+        Error::Io { path, .. } if given(path) => Failure::usage(error.to_string()),
+        other => Failure::other(other),
+    }
 }
 
 /// `lambda image measure`.

@@ -1,5 +1,7 @@
 //! `lambda instance list|show|why|stop|delete`: reading and simple changes.
 
+use lambda_sdk::Customer;
+use lambda_sdk::policies::{Chosen, Source};
 use lambda_sdk::resolve::Known;
 use lambda_types::instance::{Condition, InstanceState};
 use serde::Serialize;
@@ -7,6 +9,7 @@ use serde_json::json;
 
 use crate::args::{Format, Name, Run};
 use crate::commands::customer;
+use crate::commands::policy::sha256;
 use crate::exit::Failure;
 use crate::output::{self, Show, age, table};
 
@@ -29,6 +32,46 @@ pub(crate) struct View {
     created_ms: u64,
     pub(crate) conditions: Vec<Condition>,
     phases: Vec<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<JudgedBy>,
+}
+
+/// The policy that an instance is judged by on this machine.
+#[derive(Serialize)]
+#[serde(tag = "source", rename_all = "kebab-case")]
+enum JudgedBy {
+    /// Given for the instance.
+    Instance { file: String, sha256: String },
+    /// Written for its image.
+    Image { file: String, sha256: String },
+    /// Made from the trusted image.
+    TrustedImage { sha256: String },
+    /// There is none that can be used.
+    None { reason: String },
+}
+
+impl JudgedBy {
+    fn new(customer: &Customer, known: &Known) -> Self {
+        let Chosen { policy, source } = match customer.policy(&known.instance) {
+            Ok(chosen) => chosen,
+            Err(error) => return Self::None { reason: error.to_string() },
+        };
+        let sha256 = sha256(&policy);
+        match source {
+            Source::Instance(path) => Self::Instance { file: path.display().to_string(), sha256 },
+            Source::Image(path) => Self::Image { file: path.display().to_string(), sha256 },
+            Source::TrustedImage => Self::TrustedImage { sha256 },
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Instance { file, sha256 } => format!("the one given for it, SHA-256 {sha256} ({file})"),
+            Self::Image { file, sha256 } => format!("the one written for its image, SHA-256 {sha256} ({file})"),
+            Self::TrustedImage { sha256 } => format!("exactly the trusted image, SHA-256 {sha256}"),
+            Self::None { reason } => format!("none, nothing is released: {reason}"),
+        }
+    }
 }
 
 impl View {
@@ -55,7 +98,13 @@ impl View {
             created_ms: instance.created_ms,
             conditions: instance.conditions.clone(),
             phases: instance.phases.iter().map(|time| json!(time)).collect(),
+            policy: None,
         }
+    }
+
+    /// With the policy that it is judged by.
+    pub(crate) fn whole(customer: &Customer, known: &Known) -> Self {
+        Self { policy: Some(JudgedBy::new(customer, known)), ..Self::new(known) }
     }
 }
 
@@ -76,6 +125,9 @@ impl Show for View {
             ("created", format!("{} ago", age(self.created_ms, lambda_sdk::wait::now_ms()))),
         ];
         let mut text: String = rows.iter().map(|(name, value)| format!("{name:<12}{value}\n")).collect();
+        if let Some(policy) = &self.policy {
+            text.push_str(&format!("{:<12}{}\n", "policy", policy.text()));
+        }
         for condition in &self.conditions {
             text.push_str(&format!("{:<12}{}\n", "waits for", sentence(condition)));
         }
@@ -150,7 +202,8 @@ pub(crate) async fn list(format: Format) -> Result<(), Failure> {
 
 /// `lambda instance show`.
 pub(crate) async fn show(format: Format, args: &Name) -> Result<(), Failure> {
-    output::print(format, &View::new(&customer()?.find(&args.instance).await?))
+    let customer = customer()?;
+    output::print(format, &View::whole(&customer, &customer.find(&args.instance).await?))
 }
 
 /// `lambda instance why`.
@@ -173,7 +226,7 @@ pub(crate) async fn stop(format: Format, args: &Run) -> Result<(), Failure> {
     if !args.wait.detach {
         let _ = customer.wait_stopped(known.instance.id, args.wait.timeout).await?;
     }
-    output::print(format, &View::new(&customer.find(&known.instance.id.to_string()).await?))
+    output::print(format, &View::whole(&customer, &customer.find(&known.instance.id.to_string()).await?))
 }
 
 /// `lambda instance delete`.

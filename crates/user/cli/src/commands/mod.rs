@@ -6,6 +6,7 @@ pub(crate) mod connect;
 pub(crate) mod create;
 pub(crate) mod image;
 pub(crate) mod instance;
+pub(crate) mod key;
 pub(crate) mod policy;
 pub(crate) mod ssh;
 pub(crate) mod tunnel;

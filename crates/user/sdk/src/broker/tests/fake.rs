@@ -184,6 +184,7 @@ fn route(state: &mut State, parts: &http::request::Parts, body: &[u8]) -> Reply 
             (200, serde_json::to_value(read).unwrap())
         }
         ("POST", true) => post(state, &serde_json::from_slice(body).unwrap()),
+        ("GET", false) if parts.uri.path().ends_with("/instances") => (200, json!({ "items": [&state.instance] })),
         ("GET", false) => (200, serde_json::to_value(&state.instance).unwrap()),
         ("PATCH", false) => update(state, parts, serde_json::from_slice(body).unwrap()),
         _ => problem(Code::MethodNotAllowed),
@@ -209,6 +210,9 @@ fn update(state: &mut State, parts: &http::request::Parts, update: UpdateInstanc
     state.updates += 1;
     if let Some(secrets) = update.secrets {
         state.instance.secrets = secrets;
+    }
+    if let Some(metadata) = update.metadata {
+        state.instance.metadata = metadata;
     }
     (200, serde_json::to_value(&state.instance).unwrap())
 }

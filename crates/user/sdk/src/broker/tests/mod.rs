@@ -2,6 +2,7 @@
 
 mod fake;
 mod guest;
+mod rotation;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
