@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::hub::Hub;
 use crate::instances::{self, PowerAction};
 use crate::mailboxes;
+use crate::pace::Pace;
 use crate::store::idempotency::Remembered;
 use crate::store::instance::InstanceRow;
 use crate::store::{Refusal, Store, Write, json, node};
@@ -28,6 +29,7 @@ pub(crate) struct App {
     pub(crate) region: String,
     pub(crate) platform_ca: String,
     pub(crate) shutdown: Shutdown,
+    pub(crate) pace: Pace,
     running: Mutex<HashSet<(ApiKeyId, String)>>,
 }
 
@@ -72,7 +74,8 @@ impl Drop for Running<'_> {
 impl App {
     pub(crate) fn new(store: Store, hub: Arc<Hub>, clock: Clock, region: String, platform_ca: String) -> Self {
         let shutdown = Shutdown::new();
-        Self { store, hub, clock, region, platform_ca, shutdown, running: Mutex::default() }
+        let (pace, running) = (Pace::default(), Mutex::default());
+        Self { store, hub, clock, region, platform_ca, shutdown, pace, running }
     }
 
     fn running(&self) -> MutexGuard<'_, HashSet<(ApiKeyId, String)>> {

@@ -1,10 +1,14 @@
-//! What the audit log can say. Closed: ids, sizes and states, and no field that free text could enter.
+//! What the audit log can say: what customers and operators change, and what becomes of it. Not what a guest does by
+//! itself, which could be repeated at will. Entries are kept for [`KEPT_MS`]. Closed: ids, sizes and states, and no field that free text could enter.
 
 use lambda_types::api_key::Scope;
-use lambda_types::instance::{Failure, Phase};
+use lambda_types::instance::Failure;
 use lambda_types::shape::Shape;
 use lambda_types::{ApiKeyId, BootId, ImageId, InstanceId, NodeId, ProjectId, RequestId};
 use serde::Serialize;
+
+/// How long entries are kept; the reconciler removes older ones.
+pub(crate) const KEPT_MS: u64 = 365 * 24 * 60 * 60 * 1000;
 
 /// On whose account a change was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -49,6 +53,7 @@ impl Cause {
 pub(crate) enum Event {
     ProjectCreated { project: ProjectId },
     ApiKeyCreated { key: ApiKeyId, project: ProjectId, scopes: Vec<Scope> },
+    ApiKeyRevoked { key: ApiKeyId, project: ProjectId },
     NodeRegistered { node: NodeId },
     NodeOfferChanged { node: NodeId },
     NodeGenerationAdopted { node: NodeId, generation: u64 },
@@ -59,10 +64,9 @@ pub(crate) enum Event {
     InstanceStopped { instance: InstanceId },
     InstanceRestarted { instance: InstanceId, epoch: u64 },
     InstanceDeletionRequested { instance: InstanceId },
-    InstanceObserved { instance: InstanceId, epoch: u64, phase: Phase, failure: Option<Failure> },
+    InstanceAdopted { instance: InstanceId, generation: u64, epoch: u64 },
     InstanceComputeReleased { instance: InstanceId },
     InstanceGaveUp { instance: InstanceId, failure: Failure },
     InstanceRemoved { instance: InstanceId, project: ProjectId },
-    MailboxFromGuest { instance: InstanceId, boot: BootId, seq: u64 },
     MailboxFromBroker { instance: InstanceId, boot: BootId, seq: u64, answers: u64 },
 }

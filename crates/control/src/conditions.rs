@@ -56,31 +56,51 @@ fn unplaced(row: &InstanceRow) -> Option<Condition> {
 fn waiting(row: &InstanceRow, phase: Option<Phase>) -> Option<Condition> {
     use ConditionKind as Kind;
     let observed = row.observed.since_ms;
-    let of =
-        |kind, message: &str, since_ms| Some(Condition { kind, message: message.into(), since_ms, until_ms: None });
-    if row.observed.generation < row.power_generation {
-        return of(Kind::AwaitingNode, "the node has not confirmed the latest change", row.changed_ms);
-    }
-    if row.power == Power::Deleted {
-        return of(Kind::AwaitingNode, "the node is removing it", row.changed_ms);
-    }
+    let of = |kind, message: &str, since_ms| Some(condition(kind, message.into(), since_ms, None));
+    let bounded = |kind, message: &str, since_ms, phase| Some(condition(kind, message.into(), since_ms, Some(phase)));
+    let unconfirmed = row.observed.generation < row.power_generation;
     match (row.power, phase) {
-        (_, Some(Phase::Failed)) => row.observed.failure.map(|failure| failed(failure, observed)),
-        (Power::Stopped, None | Some(Phase::Stopped | Phase::Gone)) => None,
-        (Power::Stopped, Some(_)) => of(Kind::AwaitingShutdown, "the guest is shutting down", row.changed_ms),
-        (_, None | Some(Phase::Preparing | Phase::Stopped | Phase::Gone)) => {
-            of(Kind::AwaitingNode, "the node is preparing disk, vTPM and network", observed.max(row.changed_ms))
+        _ if unconfirmed => of(Kind::AwaitingNode, "the node has not confirmed the latest change", row.changed_ms),
+        (Power::Deleted, _) => of(Kind::AwaitingNode, "the node is removing it", row.changed_ms),
+        (Power::Running | Power::Stopped, Some(Phase::Failed)) => {
+            row.observed.failure.map(|failure| failed(failure, observed))
         }
-        (_, Some(Phase::Booting)) => of(Kind::AwaitingGuest, "the guest is booting", observed),
-        (_, Some(Phase::Attesting | Phase::Unlocking)) => Some(session(row, phase)),
-        (_, Some(Phase::Starting)) => of(Kind::AwaitingServices, "the guest is starting its services", observed),
-        (_, Some(Phase::Stopping)) => of(Kind::AwaitingShutdown, "the guest is shutting down", observed),
-        (_, Some(Phase::Ready)) => None,
+        (Power::Stopped, None | Some(Phase::Stopped | Phase::Gone)) => None,
+        (Power::Stopped, Some(_)) => {
+            bounded(Kind::AwaitingShutdown, "the guest is shutting down", row.changed_ms, Phase::Stopping)
+        }
+        (Power::Running, Some(Phase::Stopped)) => {
+            of(Kind::PoweredOff, "the guest powered itself off; start the instance when you want it", observed)
+        }
+        (Power::Running, Some(phase @ Phase::Preparing)) => {
+            bounded(Kind::AwaitingNode, "the node is preparing disk, vTPM and network", observed, phase)
+        }
+        (Power::Running, None | Some(Phase::Gone)) => {
+            let message = "the node is preparing disk, vTPM and network";
+            of(Kind::AwaitingNode, message, observed.max(row.changed_ms))
+        }
+        (Power::Running, Some(phase @ Phase::Booting)) => {
+            bounded(Kind::AwaitingGuest, "the guest is booting", observed, phase)
+        }
+        (Power::Running, Some(phase @ (Phase::Attesting | Phase::Unlocking))) => Some(session(row, phase)),
+        (Power::Running, Some(phase @ Phase::Starting)) => {
+            bounded(Kind::AwaitingServices, "the guest is starting its services", observed, phase)
+        }
+        (Power::Running, Some(phase @ Phase::Stopping)) => {
+            bounded(Kind::AwaitingShutdown, "the guest is shutting down", observed, phase)
+        }
+        (Power::Running, Some(Phase::Ready)) => row.observed.failure.map(|failure| degraded(failure, observed)),
     }
 }
 
+/// A condition that ends with the phase that bounds it, if any does.
+fn condition(kind: ConditionKind, message: String, since_ms: u64, bound: Option<Phase>) -> Condition {
+    let until_ms = bound.and_then(Phase::bound_ms).map(|bound| since_ms.saturating_add(bound));
+    Condition { kind, message, since_ms, until_ms }
+}
+
 /// Between the guest's first word and the open volume: whose turn is it?
-fn session(row: &InstanceRow, phase: Option<Phase>) -> Condition {
+fn session(row: &InstanceRow, phase: Phase) -> Condition {
     let mailbox = &row.mailbox;
     let (kind, message, since_ms) = if mailbox.guest_seq > mailbox.broker_answers {
         (
@@ -88,16 +108,28 @@ fn session(row: &InstanceRow, phase: Option<Phase>) -> Condition {
             "the guest waits for your key broker; run `lambda broker run` or keep the creating command open",
             mailbox.guest_ms,
         )
-    } else if mailbox.guest_seq == 0 && phase == Some(Phase::Attesting) {
+    } else if mailbox.guest_seq == 0 && phase == Phase::Attesting {
         (ConditionKind::AwaitingGuest, "the guest is about to send its first message", row.observed.since_ms)
     } else {
         (ConditionKind::AwaitingUnlock, "your key broker has answered; the guest is working", row.observed.since_ms)
     };
-    Condition { kind, message: message.into(), since_ms, until_ms: None }
+    // The phase is bounded, however often the two take turns in it.
+    let until_ms = phase.bound_ms().map(|bound| row.observed.since_ms.saturating_add(bound));
+    Condition { kind, message: message.into(), since_ms, until_ms }
 }
 
 fn failed(failure: Failure, since_ms: u64) -> Condition {
-    Condition { kind: ConditionKind::Failed, message: sentence(failure), since_ms, until_ms: None }
+    let message = format!("{} [{}]", sentence(failure), failure.code());
+    condition(ConditionKind::Failed, message, since_ms, None)
+}
+
+/// A guest that runs on without something it needs.
+fn degraded(failure: Failure, since_ms: u64) -> Condition {
+    let what = match failure {
+        Failure::Vtpm => "the vTPM ended: the guest runs on, and cannot be attested until the instance is restarted",
+        _ => "the guest runs on, and something of it failed on the node; restart the instance",
+    };
+    condition(ConditionKind::Degraded, format!("{what} [{}]", failure.code()), since_ms, None)
 }
 
 /// What happened and what to try.
@@ -138,7 +170,7 @@ fn guest_sentence(reason: FailureReason) -> String {
         | FailureReason::RootAssembly
         | FailureReason::Network => "start the instance again",
     };
-    format!("the guest gave up ({}): {next}", reason.code())
+    format!("the guest gave up: {next}")
 }
 
 #[cfg(test)]
@@ -231,6 +263,46 @@ mod tests {
         let found = conditions(&row, Some(0), 0);
         assert_eq!(found[0].kind, ConditionKind::Failed);
         assert!(found[0].message.contains("volume-header-missing"), "{}", found[0].message);
+    }
+
+    #[test]
+    fn every_failure_carries_its_code() {
+        for (failure, code) in [
+            (Failure::QemuStart, "[qemu-start]"),
+            (Failure::QemuExit, "[qemu-exit]"),
+            (Failure::DiskFull, "[disk-full]"),
+            (Failure::Timeout(Phase::Booting), "[timeout]"),
+            (Failure::Guest(FailureReason::VolumeHeaderMissing), "[volume-header-missing]"),
+        ] {
+            let mut row = running(Phase::Failed);
+            row.observed.failure = Some(failure);
+            let found = conditions(&row, Some(0), 0);
+            assert!(found[0].message.ends_with(code), "{}", found[0].message);
+        }
+    }
+
+    #[test]
+    fn a_ready_guest_without_its_vtpm_is_degraded() {
+        let mut row = running(Phase::Ready);
+        row.observed.failure = Some(Failure::Vtpm);
+        let found = conditions(&row, Some(0), 0);
+        assert_eq!((found.len(), found[0].kind), (1, ConditionKind::Degraded));
+        assert!(found[0].message.ends_with("[vtpm]"), "{}", found[0].message);
+    }
+
+    #[test]
+    fn a_guest_that_powered_itself_off_says_so() {
+        assert_eq!(kinds(&running(Phase::Stopped), Some(0), 0), [ConditionKind::PoweredOff]);
+    }
+
+    #[test]
+    fn a_bounded_wait_says_when_it_ends() {
+        for phase in [Phase::Preparing, Phase::Booting, Phase::Attesting, Phase::Unlocking, Phase::Starting] {
+            let mut row = running(phase);
+            row.observed.since_ms = 1_000;
+            let bound = phase.bound_ms().unwrap();
+            assert_eq!(conditions(&row, Some(0), 0)[0].until_ms, Some(1_000 + bound), "{phase:?}");
+        }
     }
 
     #[test]

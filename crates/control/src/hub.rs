@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lambda_types::{NodeId, ProjectId};
+use lambda_types::{InstanceId, NodeId, ProjectId};
 use tokio::sync::Notify;
 
 /// How long after its last word a node still counts as reachable.
@@ -26,6 +26,8 @@ struct NodePresence {
     wake: Arc<Notify>,
     polling: usize,
     seen_ms: u64,
+    /// Whose broker message ended the last answer that could not carry all.
+    broker_cursor: Option<InstanceId>,
 }
 
 /// Wakers by what they wait for.
@@ -78,6 +80,17 @@ impl Hub {
         presence.polling += 1;
         presence.seen_ms = presence.seen_ms.max(now_ms);
         Polling { hub: self.clone(), node }
+    }
+
+    /// Where the next answer to a node goes on with broker messages.
+    pub(crate) fn broker_cursor(&self, node: NodeId) -> Option<InstanceId> {
+        lock(&self.nodes).get(&node).and_then(|presence| presence.broker_cursor)
+    }
+
+    pub(crate) fn set_broker_cursor(&self, node: NodeId, cursor: Option<InstanceId>) {
+        if let Some(presence) = lock(&self.nodes).get_mut(&node) {
+            presence.broker_cursor = cursor;
+        }
     }
 
     /// When a node was last heard from: now, while it listens; else the later of memory and store.

@@ -1,5 +1,7 @@
 //! The instance manager: what a customer may do to an instance, each operation inside one transaction.
 //!
+//! A guest that failed or powered itself off is still wanted running; start then wants one more boot of it.
+//!
 //! ```text
 //!            create            node: Stopped confirmed → compute given back
 //!   (none) ─────────▶ running ─────stop────▶ stopped        start books compute again, or refuses
@@ -21,6 +23,9 @@ use crate::schedule::Missing;
 use crate::store::instance::{self, InstanceRow, MailboxState, Observed};
 use crate::store::{Refusal, StoreError, Write, is_constraint};
 use crate::view;
+
+/// Most instances of a project, stopped ones included.
+pub(crate) const MAX_INSTANCES: u64 = 64;
 
 /// What `POST /v1/instances/{id}/…` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +57,11 @@ pub(crate) async fn create(
     }
     check_sealed("secrets", &wanted.secrets)?;
     check_sealed("metadata", &wanted.metadata)?;
+    let held = instance::count(write.connection(), principal.project).await?;
+    if held >= MAX_INSTANCES {
+        let detail = format!("the project has {held} instances, its quota is {MAX_INSTANCES}; delete one first");
+        return Err(Refusal::new(Code::Conflict, detail));
+    }
     let mut row = fresh_row(write, principal, wanted)?;
     if let Err(error) = write.insert_instance(&row).await {
         if is_constraint(&error) {
@@ -123,10 +133,10 @@ pub(crate) async fn power(
     action: PowerAction,
 ) -> Result<(InstanceRow, bool), Refusal> {
     let mut row = find(write, principal, id).await?;
-    let failed = effective_phase(&row) == Some(Phase::Failed);
+    let ended = matches!(effective_phase(&row), Some(Phase::Failed | Phase::Stopped));
     match (action, row.power) {
         (_, Power::Deleted) => Err(deleting()),
-        (PowerAction::Start, Power::Running) if !failed => Ok((row, false)),
+        (PowerAction::Start, Power::Running) if !ended => Ok((row, false)),
         (PowerAction::Stop, Power::Stopped) => Ok((row, false)),
         (PowerAction::Restart, Power::Stopped) => {
             Err(Refusal::new(Code::Conflict, "the instance is stopped; start it instead"))

@@ -17,6 +17,7 @@ mod hub;
 mod instances;
 mod mailboxes;
 mod nodes;
+mod pace;
 mod place;
 mod reconcile;
 mod schedule;
@@ -31,8 +32,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use lambda_transport::{Identity, Limits, Protocol, Roots, Shutdown, tls};
-use lambda_types::ProjectId;
 use lambda_types::api_key::Scope;
+use lambda_types::{ApiKeyId, ProjectId};
 
 use crate::app::App;
 use crate::audit::{Actor, Cause};
@@ -40,7 +41,7 @@ use crate::clock::Clock;
 use crate::hub::Hub;
 use crate::store::Store;
 
-pub use crate::store::project::NewKey;
+pub use crate::store::project::{ApiKey, NewKey};
 
 /// How to run a control plane.
 #[derive(Debug)]
@@ -110,6 +111,31 @@ pub async fn create_api_key(database: &Path, project: Option<ProjectId>, scopes:
     write.commit().await?;
     store.close().await;
     Ok(key)
+}
+
+/// Every API key, revoked ones too, oldest first. Works while the control plane runs.
+///
+/// # Errors
+/// When the store cannot be opened or read.
+pub async fn list_api_keys(database: &Path) -> anyhow::Result<Vec<ApiKey>> {
+    let store = open(database, Arc::new(Hub::default())).await?;
+    let keys = store.api_keys().await?;
+    store.close().await;
+    Ok(keys)
+}
+
+/// Ends an API key. Works while the control plane runs; gateways use what they cached for at most 5 s more. Revoking
+/// a revoked key changes nothing.
+///
+/// # Errors
+/// When the store cannot be opened or written, or there is no such key.
+pub async fn revoke_api_key(database: &Path, id: ApiKeyId) -> anyhow::Result<ApiKey> {
+    let store = open(database, Arc::new(Hub::default())).await?;
+    let mut write = store.write(Cause::of(Actor::Operator)).await?;
+    let key = write.revoke_api_key(id).await?;
+    write.commit_bookkeeping().await?;
+    store.close().await;
+    key.with_context(|| format!("there is no API key {id}; list them to see which there are"))
 }
 
 async fn open(database: &Path, hub: Arc<Hub>) -> anyhow::Result<Store> {

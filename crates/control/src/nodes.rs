@@ -3,6 +3,10 @@
 //! Level-triggered: every report is complete, so a lost one costs nothing and a repeated one changes nothing. A report
 //! that is older than what is stored (by epoch, or by the generation acted on) is ignored. A row is removed only when
 //! the node itself says that nothing remains: silence proves nothing.
+//!
+//! What a guest can move by itself (its phase, its message) is written at the pace of [`crate::pace`] and has no audit
+//! entry. An answer carries a broker's message until the node has handed it over, and no more than
+//! [`BROKER_BYTES`] of them: nobody's messages can make it too large for the node.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -26,6 +30,12 @@ use crate::{mailboxes, place, view};
 /// How often a node's silence-breaking is written down when nothing else changes.
 const SEEN_STORED_EVERY_MS: u64 = 20_000;
 
+/// Broker messages in one answer, bytes of their bodies; the next answers carry the rest in turn.
+const BROKER_BYTES: usize = 4 * 1024 * 1024;
+
+/// How soon the rest follows when nothing else changes.
+const REST_AFTER: Duration = Duration::from_millis(500);
+
 /// Most phase entries that are kept of one boot.
 const MAX_PHASES: usize = 32;
 
@@ -33,19 +43,22 @@ const MAX_PHASES: usize = 32;
 pub(crate) async fn sync(app: &App, id: NodeId, request: SyncRequest) -> Result<SyncResponse, ApiError> {
     check(id, &request)?;
     let deadline = Instant::now() + Duration::from_secs(u64::from(request.wait_seconds.min(MAX_WAIT_SECONDS)));
+    let rest_at = deadline.min(Instant::now() + REST_AFTER);
     let _polling = app.hub.polling(id, app.clock.now_ms());
     observe(app, id, &request).await?;
     let wake = app.hub.node(id);
     loop {
         let mut woken = std::pin::pin!(wake.notified());
         woken.as_mut().enable();
-        let answer = desired(app, id).await?;
-        if answer.generation > request.generation || Instant::now() >= deadline || app.shutdown.is_cancelled() {
-            return Ok(answer);
+        let Answer { response, last_broker, more } = desired(app, id, &request).await?;
+        let until = if more { rest_at } else { deadline };
+        if response.generation > request.generation || Instant::now() >= until || app.shutdown.is_cancelled() {
+            app.hub.set_broker_cursor(id, last_broker.filter(|_| more));
+            return Ok(response);
         }
         tokio::select! {
             () = &mut woken => {}
-            () = tokio::time::sleep_until(deadline) => {}
+            () = tokio::time::sleep_until(until) => {}
             () = app.shutdown.cancelled() => {}
         }
     }
@@ -62,15 +75,48 @@ fn check(id: NodeId, request: &SyncRequest) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The desired set with its generation, from one consistent state.
-async fn desired(app: &App, id: NodeId) -> Result<SyncResponse, StoreError> {
+/// The desired set with its generation.
+struct Answer {
+    response: SyncResponse,
+    /// Whose broker message was the last to fit.
+    last_broker: Option<InstanceId>,
+    /// Broker messages were left out for the next answer.
+    more: bool,
+}
+
+/// What the node should have, from one consistent state.
+async fn desired(app: &App, id: NodeId, request: &SyncRequest) -> Result<Answer, StoreError> {
     let mut tx = app.store.read().await?;
     let generation = node::find(&mut tx, id).await?.map_or(0, |node| node.generation);
     let rows = instance::on_node(&mut tx, id).await?;
-    let mut brokers: HashMap<InstanceId, Message> = mailbox::broker_messages(&mut tx, id).await?.into_iter().collect();
+    let mut pending = mailbox::broker_messages(&mut tx, id).await?;
     tx.commit().await?;
+    pending.retain(|(instance, message)| !handed_over(request, *instance, message));
+    let (mut brokers, last_broker, more) = fitting(pending, app.hub.broker_cursor(id), BROKER_BYTES);
     let desired = rows.iter().filter_map(|row| view::desired(row, brokers.remove(&row.id))).collect();
-    Ok(SyncResponse { generation, desired })
+    Ok(Answer { response: SyncResponse { generation, desired }, last_broker, more })
+}
+
+fn handed_over(request: &SyncRequest, instance: InstanceId, message: &Message) -> bool {
+    let handed = |seen: &&ObservedInstance| seen.boot == Some(message.boot) && seen.broker_seq >= message.seq;
+    request.observed.iter().find(|seen| seen.id == instance).is_some_and(|seen| handed(&seen))
+}
+
+/// The messages that go into one answer: in the order of ids, beginning after the one that ended the answer before.
+fn fitting(
+    mut pending: Vec<(InstanceId, Message)>,
+    after: Option<InstanceId>,
+    most: usize,
+) -> (HashMap<InstanceId, Message>, Option<InstanceId>, bool) {
+    pending.sort_unstable_by_key(|(id, _)| (after.is_some_and(|after| *id <= after), *id));
+    let (all, mut bytes) = (pending.len(), 0usize);
+    let fits = |(_, message): &(InstanceId, Message)| {
+        bytes = bytes.saturating_add(message.body.as_slice().len());
+        bytes <= most
+    };
+    let chosen: Vec<_> = pending.into_iter().take_while(fits).collect();
+    let (last, more) = (chosen.last().map(|(id, _)| *id), chosen.len() < all);
+    (chosen.into_iter().collect(), last, more)
 }
 
 /// Stores a report, if it says anything new.
@@ -79,18 +125,22 @@ async fn observe(app: &App, id: NodeId, request: &SyncRequest) -> Result<(), Sto
     let stored = node::find(&mut tx, id).await?;
     let rows = by_id(&mut tx, id).await?;
     tx.commit().await?;
-    let news = match &stored {
-        None => true,
-        Some(node) => node_is_news(app, node, request) || request.observed.iter().any(|seen| is_news(&rows, seen)),
+    let now_ms = app.clock.now_ms();
+    let paced = |seen: &&ObservedInstance| match news(&rows, seen) {
+        News::Nothing => false,
+        News::Urgent => true,
+        News::Progress => app.pace.take(seen.id, now_ms),
     };
-    if !news {
+    let accepted: Vec<&ObservedInstance> = request.observed.iter().filter(paced).collect();
+    let node_news = stored.as_ref().is_none_or(|node| node_is_news(app, node, request));
+    if !node_news && accepted.is_empty() {
         return Ok(());
     }
     let mut write = app.store.write(Cause::of(Actor::Node { node: id })).await?;
     let mut changed = observe_node(&mut write, id, request).await?;
     // Read again under the write lock: a customer may have changed something since.
     let mut rows = by_id(write.connection(), id).await?;
-    for seen in &request.observed {
+    for seen in accepted {
         if let Some(row) = rows.get_mut(&seen.id) {
             changed |= observe_instance(&mut write, row, seen).await?;
         }
@@ -107,14 +157,34 @@ fn node_is_news(app: &App, node: &NodeRow, request: &SyncRequest) -> bool {
     node.differs_from(&request.offer) || request.generation > node.generation || silent_ms > SEEN_STORED_EVERY_MS
 }
 
-fn is_news(rows: &HashMap<InstanceId, InstanceRow>, seen: &ObservedInstance) -> bool {
+/// What a report is worth.
+enum News {
+    Nothing,
+    /// The guest got on; may wait for its pace.
+    Progress,
+    /// Something to do for us, which no guest can repeat at will.
+    Urgent,
+}
+
+fn news(rows: &HashMap<InstanceId, InstanceRow>, seen: &ObservedInstance) -> News {
     let Some(row) = rows.get(&seen.id) else {
         tracing::warn!(instance = %seen.id, phase = ?seen.phase, "a node reports an instance that is not known here");
-        return false;
+        return News::Nothing;
     };
     let message = seen.guest.as_ref().is_some_and(|message| mailboxes::is_news(row, seen.epoch, message));
-    message
-        || (is_current(row, seen) && (row.observed != merged(row, seen, row.observed.since_ms) || is_over(row, seen)))
+    let current = is_current(row, seen);
+    if current && (is_ahead(row, seen) || is_over(row, seen)) {
+        News::Urgent
+    } else if message || (current && row.observed != merged(row, seen, row.observed.since_ms)) {
+        News::Progress
+    } else {
+        News::Nothing
+    }
+}
+
+/// The node acted on what the store does not know: it was restored from an older time.
+fn is_ahead(row: &InstanceRow, seen: &ObservedInstance) -> bool {
+    seen.generation > row.generation || seen.epoch > row.epoch
 }
 
 /// A report that is not older than the stored one.
@@ -179,29 +249,23 @@ async fn observe_instance(
     seen: &ObservedInstance,
 ) -> Result<bool, StoreError> {
     let mut changed = false;
-    if let Some(message) = seen.guest.as_ref().filter(|message| mailboxes::is_news(row, seen.epoch, message)) {
-        mailboxes::receive(write, row, message).await?;
+    let current = is_current(row, seen);
+    if current && is_ahead(row, seen) {
+        catch_up(write, row, seen).await?;
         changed = true;
     }
-    if !is_current(row, seen) {
-        return Ok(changed);
+    if let Some(message) = seen.guest.as_ref().filter(|message| mailboxes::is_news(row, seen.epoch, message)) {
+        mailboxes::receive(write, row, message).await?;
     }
-    if seen.generation > row.generation {
-        write.advance_generation(row.id, seen.generation.saturating_add(1)).await?;
-        if let Some(node) = row.node {
-            write.touch_node(node).await?;
-        }
+    if !current {
+        return Ok(changed);
     }
     let observed = merged(row, seen, write.at_ms);
     if row.observed != observed {
-        let progress = (row.observed.phase, row.observed.epoch) != (observed.phase, observed.epoch);
         write.set_observed(row.id, &observed).await?;
         row.observed = observed;
-        if progress {
-            let (instance, epoch, phase, failure) = (row.id, seen.epoch, seen.phase, seen.failure);
-            write.audit(&Event::InstanceObserved { instance, epoch, phase, failure }).await?;
-            changed = true;
-        }
+        // The phase decides whether its guest counts as waiting for a broker.
+        write.notify(Notice::Mailboxes(row.project));
     }
     if is_over(row, seen) {
         if row.power == Power::Deleted {
@@ -212,4 +276,50 @@ async fn observe_instance(
         changed = true;
     }
     Ok(changed)
+}
+
+/// Takes up the generation and the epoch of a node that is ahead of a restored store: what runs there is what is
+/// wanted, and the next start counts on from it.
+async fn catch_up(write: &mut Write, row: &mut InstanceRow, seen: &ObservedInstance) -> Result<(), StoreError> {
+    let (ours, held) = (row.epoch, seen.epoch);
+    tracing::warn!(instance = %row.id, ours, held, "the node is ahead of the store; stepping past it");
+    if seen.epoch > row.epoch {
+        row.epoch = seen.epoch;
+        write.set_epoch(row.id, row.epoch).await?;
+    }
+    write.advance_generation(row.id, seen.generation.saturating_add(1)).await?;
+    if let Some(node) = row.node {
+        write.touch_node(node).await?;
+    }
+    let (instance, generation, epoch) = (row.id, seen.generation, row.epoch);
+    write.audit(&Event::InstanceAdopted { instance, generation, epoch }).await
+}
+
+#[cfg(test)]
+mod tests {
+    use lambda_types::{Binary, BootId};
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_into_an_answer_comes_in_turn() {
+        let pending = || -> Vec<(InstanceId, Message)> {
+            let message = || Message { boot: BootId::from_bits(1), seq: 1, body: Binary(vec![0; 10]) };
+            [1, 2, 3].map(|bits| (InstanceId::from_bits(bits), message())).into()
+        };
+        let mut cursor = None;
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            let (chosen, last, more) = fitting(pending(), cursor, 25);
+            assert!(chosen.len() == 2 && more);
+            cursor = last;
+            seen.extend(chosen.into_keys());
+        }
+        for bits in [1, 2, 3] {
+            let id = InstanceId::from_bits(bits);
+            assert_eq!(seen.iter().filter(|it| **it == id).count(), 2, "{id}");
+        }
+        let (chosen, _, more) = fitting(pending(), cursor, 30);
+        assert!(chosen.len() == 3 && !more);
+    }
 }

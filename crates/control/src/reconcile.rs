@@ -43,6 +43,7 @@ pub(crate) async fn pass(app: &App) -> Result<(), StoreError> {
         place_waiting(app).await?;
     }
     forget(app).await?;
+    app.pace.forget_full(app.clock.now_ms());
     app.store.checkpoint().await
 }
 
@@ -64,11 +65,13 @@ async fn place_waiting(app: &App) -> Result<(), StoreError> {
 }
 
 async fn forget(app: &App) -> Result<(), StoreError> {
-    if !app.store.has_expired_answers(app.clock.now_ms()).await? {
+    let now_ms = app.clock.now_ms();
+    if !app.store.has_expired_answers(now_ms).await? && !app.store.has_expired_audit(now_ms).await? {
         return Ok(());
     }
     let mut write = app.store.write(Cause::of(Actor::Reconciler)).await?;
     write.forget_expired().await?;
+    write.forget_expired_audit().await?;
     write.commit_bookkeeping().await
 }
 

@@ -159,3 +159,17 @@ async fn a_shrinking_offer_keeps_what_runs_and_takes_nothing_new() {
     assert_eq!(node.sync(0).await.desired.len(), 2);
     assert_eq!(customer.create(InstanceId::from_bits(3)).await.instance().node, None);
 }
+
+#[tokio::test]
+async fn a_project_cannot_have_more_instances_than_its_quota() {
+    let cloud = Cloud::start().await;
+    let (customer, mut node) = (cloud.customer(), cloud.node(1));
+    node.sync(0).await;
+    for bits in 0..64 {
+        assert_eq!(customer.create(InstanceId::from_bits(bits)).await.status, 202);
+    }
+    let refused = customer.create(InstanceId::from_bits(64)).await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (409, "conflict"));
+    assert!(refused.body["detail"].as_str().unwrap().contains("quota is 64"), "{}", refused.body);
+    assert_eq!(cloud.other_tenant().await.create(InstanceId::from_bits(65)).await.status, 202);
+}

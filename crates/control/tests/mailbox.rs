@@ -171,3 +171,15 @@ async fn long_polls_wake_for_news_and_end_at_their_bound() {
     assert!(begun.elapsed() >= Duration::from_secs(1));
     scene.cloud.stop().await;
 }
+
+#[tokio::test]
+async fn a_guest_that_is_ready_waits_for_no_broker() {
+    let mut scene = scene().await;
+    scene.guest_says(9, 1).await;
+    scene.customer.answer(scene.id, BootId::from_bits(9), 1).await;
+    let desired = find(&scene.node.sync(0).await, scene.id);
+    scene.node.see(&desired, Phase::Ready, Some(message(9, 2)));
+    scene.node.sync(0).await;
+    assert_eq!(scene.read("").await.guest, Some(message(9, 2)), "who asked it reads the answer");
+    assert_eq!(scene.customer.get("/v1/mailboxes").await.body["items"], json!([]));
+}

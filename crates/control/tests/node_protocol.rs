@@ -5,12 +5,13 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Cloud, find};
+use common::{Cloud, find, message};
 use http::HeaderMap;
 use lambda_transport::Role;
-use lambda_types::instance::{InstanceState, Phase};
+use lambda_types::instance::{ConditionKind, InstanceState, Phase};
+use lambda_types::mailbox::MAX_BODY_BYTES;
 use lambda_types::node::SyncResponse;
-use lambda_types::{Code, InstanceId, NodeId};
+use lambda_types::{Binary, BootId, Code, InstanceId, NodeId};
 
 const CALL: Duration = Duration::from_secs(10);
 
@@ -125,4 +126,135 @@ async fn health_counts_nodes_and_a_shutdown_answers_held_polls() {
     cloud.stop().await;
     held.await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(8), "stopping took {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_running_instance_of_a_restored_store_is_shown_as_it_runs() {
+    let cloud = Cloud::start().await;
+    let (customer, mut node) = (cloud.customer(), cloud.node(1));
+    node.sync(0).await;
+    let id = InstanceId::from_bits(1);
+    customer.create(id).await;
+    let mut ahead = find(&node.sync(30).await, id);
+    (ahead.epoch, ahead.generation) = (7, 50);
+    node.report(&ahead, Phase::Ready).await;
+    assert_eq!(customer.show(id).await.state, InstanceState::Ready);
+    let desired = find(&node.sync(0).await, id);
+    assert!(desired.epoch == 7 && desired.generation > 50, "{desired:?}");
+    customer.power(id, "restart").await;
+    assert_eq!(find(&node.sync(30).await, id).epoch, 8);
+}
+
+#[tokio::test]
+async fn a_guest_that_powered_itself_off_stays_off_until_it_is_started() {
+    let cloud = Cloud::start().await;
+    let (customer, mut node) = (cloud.customer(), cloud.node(1));
+    node.sync(0).await;
+    let id = InstanceId::from_bits(1);
+    customer.create(id).await;
+    let desired = find(&node.sync(30).await, id);
+    node.report(&desired, Phase::Ready).await;
+    let before = customer.show(id).await.generation;
+    assert_eq!(customer.power(id, "start").await.instance().generation, before, "it runs");
+    node.report(&desired, Phase::Stopped).await;
+    let off = customer.show(id).await;
+    assert_eq!((off.state, off.conditions[0].kind), (InstanceState::Stopped, ConditionKind::PoweredOff));
+    assert_eq!(node.sync(0).await.desired[0].epoch, 1, "nothing starts it by itself");
+    customer.power(id, "start").await;
+    assert_eq!(find(&node.sync(30).await, id).epoch, 2);
+    assert_eq!(customer.show(id).await.state, InstanceState::Preparing);
+}
+
+#[tokio::test]
+async fn a_broker_message_is_sent_until_the_node_has_handed_it_over() {
+    let cloud = Cloud::start().await;
+    let (customer, mut node) = (cloud.customer(), cloud.node(1));
+    node.sync(0).await;
+    let id = InstanceId::from_bits(1);
+    customer.create(id).await;
+    let desired = find(&node.sync(30).await, id);
+    node.see(&desired, Phase::Attesting, Some(message(9, 1)));
+    node.sync(0).await;
+    customer.answer(id, BootId::from_bits(9), 1).await;
+    for _ in 0..2 {
+        assert_eq!(find(&node.sync(0).await, id).broker.map(|it| it.seq), Some(1));
+    }
+    node.observed[0].broker_seq = 1;
+    assert_eq!(find(&node.sync(0).await, id).broker, None);
+    customer.answer(id, BootId::from_bits(9), 1).await;
+    assert_eq!(find(&node.sync(0).await, id).broker.map(|it| it.seq), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_messages_of_many_instances_come_in_turn() {
+    const TENANTS: u128 = 2;
+    const EACH: u128 = 64;
+    let cloud = Cloud::start().await;
+    let mut node = cloud.node(1);
+    (node.offer.vcpus, node.offer.memory_mib, node.offer.disk_gib) = (1000, 1 << 20, 1000);
+    node.sync(0).await;
+    let body = Binary(vec![7; MAX_BODY_BYTES]);
+    for tenant in 0..TENANTS {
+        let customer = cloud.other_tenant().await;
+        let ids = || (0..EACH).map(|bits| InstanceId::from_bits(tenant << 64 | bits));
+        for id in ids() {
+            assert_eq!(customer.create(id).await.status, 202);
+        }
+        let all = node.sync(0).await;
+        for id in ids() {
+            let mut said = message(9, 1);
+            said.body = body.clone();
+            node.see(&find(&all, id), Phase::Attesting, Some(said));
+        }
+        node.sync(0).await;
+        let post = serde_json::json!({"boot": BootId::from_bits(9), "answers": 1, "body": body});
+        for id in ids() {
+            assert_eq!(customer.post_once(&format!("/v1/instances/{id}/mailbox"), &post).await.status, 200);
+        }
+    }
+    let begun = Instant::now();
+    let mut delivered = 0;
+    while delivered < TENANTS * EACH {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{delivered} delivered");
+        let mut bytes = 0;
+        for desired in node.sync(30).await.desired {
+            if let Some(broker) = desired.broker {
+                delivered += 1;
+                bytes += broker.body.as_slice().len();
+                assert!(bytes <= 4 << 20, "{bytes} in one answer");
+                let seen = node.observed.iter_mut().find(|seen| seen.id == desired.id).unwrap();
+                seen.broker_seq = broker.seq;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_talks_without_end_does_not_fill_the_store() {
+    let cloud = Cloud::start().await;
+    let (customer, mut node) = (cloud.customer(), cloud.node(1));
+    node.sync(0).await;
+    let id = InstanceId::from_bits(1);
+    customer.create(id).await;
+    let desired = find(&node.sync(30).await, id);
+    let database = cloud.database().await;
+    let audited =
+        async || -> i64 { sqlx::query_scalar("SELECT COUNT(*) FROM audit").fetch_one(&database).await.unwrap() };
+    let before = audited().await;
+    for seq in 1..=150 {
+        let phase = if seq % 2 == 0 { Phase::Attesting } else { Phase::Unlocking };
+        node.see(&desired, phase, Some(message(9, seq)));
+        node.sync(0).await;
+    }
+    let read = customer.get(&format!("/v1/instances/{id}/mailbox")).await;
+    let stored = read.body["guest"]["seq"].as_u64().unwrap();
+    assert!((64..120).contains(&stored), "{stored} of 150 were written");
+    assert_eq!(audited().await, before);
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while customer.get(&format!("/v1/instances/{id}/mailbox")).await.body["guest"]["seq"] != 150 {
+            node.sync(1).await;
+        }
+    })
+    .await
+    .expect("the latest is stored in the end");
 }

@@ -1,18 +1,19 @@
 //! One path for every request: find the route, limit, authenticate, authorise, relay.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use lambda_transport::client::CallError;
 use lambda_transport::error::{REQUEST_ID, stamped};
-use lambda_transport::{ApiError, PeerAddress, principal};
+use lambda_transport::{ApiError, PeerAddress, PeerClient, principal};
 use lambda_types::api_key::{Principal, Scope};
 use lambda_types::{Code, RequestId};
 
@@ -36,7 +37,8 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/healthz", get(health))
         .route("/metrics", get(metrics))
         .fallback(entry)
-        .with_state(gateway)
+        .with_state(gateway.clone())
+        .layer(axum::middleware::from_fn_with_state(gateway, limited))
         .layer(axum::middleware::map_response(secure))
 }
 
@@ -54,13 +56,60 @@ async fn secure(mut response: Response) -> Response {
     response
 }
 
-/// 200 when the control plane answers, 503 otherwise.
+/// Whether the control plane answered lately. Whoever asks meanwhile shares the answer.
+#[derive(Default)]
+pub(crate) struct Health(tokio::sync::Mutex<Option<(Instant, Result<(), Code>)>>);
+
+impl Health {
+    /// How long an answer is shared.
+    const KEEP: Duration = Duration::from_secs(1);
+
+    /// Bound on the question.
+    const ASK: Duration = Duration::from_secs(2);
+
+    async fn of(&self, control: &PeerClient) -> Result<(), Code> {
+        let mut known = self.0.lock().await;
+        if let Some((at, answer)) = *known
+            && at.elapsed() < Self::KEEP
+        {
+            return answer;
+        }
+        let asked = control.relay(http::Method::GET, "/healthz", HeaderMap::new(), Vec::new(), Self::ASK).await;
+        let answer = match asked {
+            Ok((StatusCode::OK, ..)) => Ok(()),
+            Ok(_) => Err(Code::Unavailable),
+            Err(error) => Err(control_failed(&error).code()),
+        };
+        *known = Some((Instant::now(), answer));
+        answer
+    }
+}
+
+/// 200 when the control plane answers, 503 or 504 otherwise.
 async fn health(State(gateway): State<Arc<Gateway>>) -> Response {
-    let bound = std::time::Duration::from_secs(2);
-    match gateway.control.relay(http::Method::GET, "/healthz", HeaderMap::new(), Vec::new(), bound).await {
-        Ok((StatusCode::OK, ..)) => axum::Json(serde_json::json!({"status": "ok"})).into_response(),
-        Ok(_) => unavailable("the control plane is not healthy; try again shortly").into_response(),
-        Err(error) => control_failed(&error).into_response(),
+    match gateway.health.of(&gateway.control).await {
+        Ok(()) => axum::Json(serde_json::json!({"status": "ok"})).into_response(),
+        Err(Code::Timeout) => {
+            ApiError::new(Code::Timeout, "the control plane did not answer in time; try again shortly").into_response()
+        }
+        Err(_) => unavailable("the control plane is not healthy; try again shortly").into_response(),
+    }
+}
+
+/// Counts every request against its address, whatever it asks for.
+async fn limited(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
+    let from = request.extensions().get().map(|PeerAddress(from)| from.ip());
+    let counted = match from {
+        Some(from) => gateway.rates.address(from),
+        None => Err(ApiError::internal(&"a request without a peer address")),
+    };
+    match (counted, RequestId::random()) {
+        (Ok(()), _) => next.run(request).await,
+        (Err(error), Ok(id)) => {
+            gateway.metrics.answered(NO_ROUTE, request.method(), error.code().status(), Duration::ZERO);
+            stamped(error.into_response(), id)
+        }
+        (Err(error), Err(_)) => error.into_response(),
     }
 }
 
@@ -93,12 +142,9 @@ async fn answer(
     id: RequestId,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let PeerAddress(from) =
-        *request.extensions().get().ok_or_else(|| ApiError::internal(&"a request without a peer address"))?;
-    gateway.rates.address(from.ip())?;
     let principal = gateway.keys.authenticate(request.headers(), &gateway.control, id).await?;
-    if !principal.scopes.contains(&route.scope) {
-        return Err(forbidden(route.scope));
+    if !route.scopes.iter().any(|scope| principal.scopes.contains(scope)) {
+        return Err(forbidden(route.scopes));
     }
     let limits = gateway.rates.key(principal.key)?;
     let mut response = match route.kind {
@@ -184,8 +230,9 @@ fn unavailable(detail: &str) -> ApiError {
     ApiError::new(Code::Unavailable, detail).with_header(header::RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
-fn forbidden(scope: Scope) -> ApiError {
-    ApiError::new(Code::Forbidden, format!("this API key lacks the scope `{}`; use one that has it", scope.name()))
+fn forbidden(scopes: &[Scope]) -> ApiError {
+    let names = scopes.iter().map(|scope| format!("`{}`", scope.name())).collect::<Vec<_>>().join(" or ");
+    ApiError::new(Code::Forbidden, format!("this API key lacks the scope {names}; use one that has it"))
 }
 
 fn method_not_allowed(allowed: &str) -> ApiError {
@@ -193,5 +240,60 @@ fn method_not_allowed(allowed: &str) -> ApiError {
     match HeaderValue::from_str(allowed) {
         Ok(value) => error.with_header(header::ALLOW, value),
         Err(_) => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lambda_transport::pki::Authority;
+    use lambda_transport::{Identity, PeerIdentity, Protocol, Role, Roots, tls};
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    fn gateway() -> Arc<Gateway> {
+        let authority = Authority::generate("internal").unwrap();
+        let issued = authority.issue_peer(&PeerIdentity::new(Role::Gateway, "main"), &[]).unwrap();
+        let identity = || Identity::from_pem(&issued.chain_pem, &issued.key_pem).unwrap();
+        let roots = Roots::from_pem(authority.certificate_pem()).unwrap();
+        let tls = |protocol| tls::mutual_client_config(identity(), &roots, protocol).unwrap();
+        // Nobody listens on this address.
+        let nobody = "127.0.0.1:1".parse().unwrap();
+        Arc::new(Gateway {
+            control: PeerClient::new(Role::Control, nobody, &tls(Protocol::Http)).unwrap(),
+            keys: crate::auth::Keys::default(),
+            rates: crate::rate::Rates::default(),
+            metrics: crate::metrics::Metrics::default(),
+            tunnels: tunnel::Tunnels::new(tls(Protocol::Tunnel)),
+            health: Health::default(),
+        })
+    }
+
+    #[tokio::test]
+    async fn every_path_counts_against_the_address() {
+        let gateway = gateway();
+        let router = router(gateway.clone());
+        let from = PeerAddress("192.0.2.1:1000".parse().unwrap());
+        let get = |path: &str| {
+            let mut request = Request::get(path).body(Body::empty()).unwrap();
+            request.extensions_mut().insert(from);
+            router.clone().oneshot(request)
+        };
+        assert_eq!(get("/metrics").await.unwrap().status(), 200);
+        for path in ["/metrics", "/healthz", "/v1/nothing", "/v1/instances"] {
+            while gateway.rates.address(from.0.ip()).is_ok() {}
+            let refused = get(path).await.unwrap();
+            assert_eq!(refused.status(), 429, "{path}");
+            assert!(refused.headers().contains_key(header::RETRY_AFTER) && refused.headers().contains_key(&REQUEST_ID));
+        }
+    }
+
+    #[tokio::test]
+    async fn health_is_asked_once_a_second() {
+        let gateway = gateway();
+        *gateway.health.0.lock().await = Some((Instant::now(), Ok(())));
+        assert_eq!(gateway.health.of(&gateway.control).await, Ok(()), "shared");
+        *gateway.health.0.lock().await = Instant::now().checked_sub(Health::KEEP).map(|at| (at, Ok(())));
+        assert!(gateway.health.of(&gateway.control).await.is_err(), "asked again");
     }
 }

@@ -4,8 +4,8 @@
 //! headers and routes, together with the principal that the gateway established; SSH bytes pass through a tunnel that it cannot read.
 //!
 //! ```text
-//!   client ──TLS──▶ route? ─▶ address limit ─▶ API key ─▶ scope ─▶ key limit ─▶ relay to control (mutual TLS)
-//!                    404/405       429           401        403       429        └▶ tunnel: node (mutual TLS), then bytes
+//!   client ──TLS──▶ address limit ─▶ route? ─▶ API key ─▶ scope ─▶ key limit ─▶ relay to control (mutual TLS)
+//!                       429          404/405     401        403       429        └▶ tunnel: node (mutual TLS), then bytes
 //! ```
 //!
 //! A gateway that dies loses nothing but connections: idempotency, state and sessions live in the control plane.
@@ -49,6 +49,7 @@ pub(crate) struct Gateway {
     pub(crate) rates: rate::Rates,
     pub(crate) metrics: metrics::Metrics,
     pub(crate) tunnels: tunnel::Tunnels,
+    pub(crate) health: api::Health,
 }
 
 /// Serves until `shutdown`.
@@ -66,6 +67,7 @@ pub async fn run(config: GatewayConfig, shutdown: Shutdown) -> anyhow::Result<()
         rates: rate::Rates::default(),
         metrics: metrics::Metrics::default(),
         tunnels: tunnel::Tunnels::new(to_nodes),
+        health: api::Health::default(),
     });
 
     let server = tls::server_config(Identity::load(&config.public_identity)?)?;

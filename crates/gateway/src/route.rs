@@ -14,8 +14,8 @@ const LONG_POLL: Duration = Duration::from_secs(35);
 /// Largest ordinary request body, bytes.
 const BODY: usize = 256 * 1024;
 
-/// Largest mailbox message, bytes: a body of 256 KiB in base64 and its frame.
-const MAILBOX_BODY: usize = 512 * 1024;
+/// Largest mailbox message, bytes: a body in base64 and its frame.
+const MAILBOX_BODY: usize = 2 * lambda_types::mailbox::MAX_BODY_BYTES;
 
 /// One route.
 #[derive(Debug)]
@@ -23,7 +23,8 @@ pub(crate) struct Route {
     pub(crate) method: Method,
     /// Path with `{}` for an id; also the metrics label.
     pub(crate) template: &'static str,
-    pub(crate) scope: Scope,
+    /// A key needs one of these. The control plane narrows further what each may do.
+    pub(crate) scopes: &'static [Scope],
     pub(crate) timeout: Duration,
     pub(crate) body_limit: usize,
     pub(crate) kind: Kind,
@@ -38,38 +39,38 @@ pub(crate) enum Kind {
     Tunnel,
 }
 
-const fn route(method: Method, template: &'static str, scope: Scope) -> Route {
-    custom(method, template, scope, CALL, BODY, Kind::Relay)
+const fn route(method: Method, template: &'static str, scopes: &'static [Scope]) -> Route {
+    custom(method, template, scopes, CALL, BODY, Kind::Relay)
 }
 
 const fn custom(
     method: Method,
     template: &'static str,
-    scope: Scope,
+    scopes: &'static [Scope],
     timeout: Duration,
     body_limit: usize,
     kind: Kind,
 ) -> Route {
-    Route { method, template, scope, timeout, body_limit, kind }
+    Route { method, template, scopes, timeout, body_limit, kind }
 }
 
 /// Every route.
 pub(crate) static ROUTES: &[Route] = &[
-    route(Method::POST, "/v1/instances", Scope::Write),
-    route(Method::GET, "/v1/instances", Scope::Read),
-    route(Method::GET, "/v1/instances/{}", Scope::Read),
-    route(Method::PATCH, "/v1/instances/{}", Scope::Write),
-    route(Method::DELETE, "/v1/instances/{}", Scope::Write),
-    route(Method::POST, "/v1/instances/{}/start", Scope::Write),
-    route(Method::POST, "/v1/instances/{}/stop", Scope::Write),
-    route(Method::POST, "/v1/instances/{}/restart", Scope::Write),
-    custom(Method::GET, "/v1/instances/{}/mailbox", Scope::Broker, LONG_POLL, BODY, Kind::Relay),
-    custom(Method::POST, "/v1/instances/{}/mailbox", Scope::Broker, CALL, MAILBOX_BODY, Kind::Relay),
-    custom(Method::GET, "/v1/mailboxes", Scope::Broker, LONG_POLL, BODY, Kind::Relay),
-    custom(Method::GET, "/v1/instances/{}/tunnel", Scope::Connect, CALL, BODY, Kind::Tunnel),
-    route(Method::GET, "/v1/images", Scope::Read),
-    route(Method::GET, "/v1/shapes", Scope::Read),
-    route(Method::GET, "/v1/platform", Scope::Read),
+    route(Method::POST, "/v1/instances", &[Scope::Write]),
+    route(Method::GET, "/v1/instances", &[Scope::Read]),
+    route(Method::GET, "/v1/instances/{}", &[Scope::Read]),
+    route(Method::PATCH, "/v1/instances/{}", &[Scope::Write, Scope::Broker]),
+    route(Method::DELETE, "/v1/instances/{}", &[Scope::Write]),
+    route(Method::POST, "/v1/instances/{}/start", &[Scope::Write]),
+    route(Method::POST, "/v1/instances/{}/stop", &[Scope::Write]),
+    route(Method::POST, "/v1/instances/{}/restart", &[Scope::Write]),
+    custom(Method::GET, "/v1/instances/{}/mailbox", &[Scope::Broker], LONG_POLL, BODY, Kind::Relay),
+    custom(Method::POST, "/v1/instances/{}/mailbox", &[Scope::Broker], CALL, MAILBOX_BODY, Kind::Relay),
+    custom(Method::GET, "/v1/mailboxes", &[Scope::Broker], LONG_POLL, BODY, Kind::Relay),
+    custom(Method::GET, "/v1/instances/{}/tunnel", &[Scope::Connect], CALL, BODY, Kind::Tunnel),
+    route(Method::GET, "/v1/images", &[Scope::Read]),
+    route(Method::GET, "/v1/shapes", &[Scope::Read]),
+    route(Method::GET, "/v1/platform", &[Scope::Read]),
 ];
 
 /// What a method and path lead to.
@@ -127,6 +128,14 @@ mod tests {
         assert_eq!(template(Method::GET, "/v1/instances/inst_0"), Some("/v1/instances/{}"));
         assert_eq!(template(Method::POST, "/v1/instances/inst_0/stop"), Some("/v1/instances/{}/stop"));
         assert_eq!(template(Method::GET, "/v1/instances"), Some("/v1/instances"));
+    }
+
+    #[test]
+    fn a_brokers_key_may_store_the_header_pin() {
+        let Found::Route(patch) = find(&Method::PATCH, "/v1/instances/inst_0") else { panic!("no route") };
+        assert_eq!(patch.scopes, [Scope::Write, Scope::Broker]);
+        let Found::Route(delete) = find(&Method::DELETE, "/v1/instances/inst_0") else { panic!("no route") };
+        assert_eq!(delete.scopes, [Scope::Write]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! `lambdad down`: stops the supervisor and what is left of its roles, lets guests shut down, then removes every guest, vTPM, interface and rule of the data folder.
+//! `lambdad down`: stops the supervisor and what is left of its roles, lets guests shut down, then removes every guest, vTPM,
+//! interface and rule of the data folder.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -51,7 +52,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn stop_all(options: &Options, layout: &Layout, node: &Path) -> Result<()> {
     let _lock = stop_supervisor(layout)?;
-    end_roles(&layout.run(ROLES_LOCK))?;
+    end_roles(&layout.run(ROLES_LOCK), ROLES)?;
     if !(options.now || options.purge) {
         match lambda_node::stop_guests(node, GUESTS) {
             Ok(cut) if cut.is_empty() => {}
@@ -75,7 +76,7 @@ fn removed(left: Vec<String>) -> Result<()> {
 }
 
 /// Waits until no role runs, and ends those that do not end themselves: the kernel has asked them to when their supervisor died.
-fn end_roles(lock: &Path) -> Result<()> {
+fn end_roles(lock: &Path, bound: Duration) -> Result<()> {
     if !lock.exists() {
         return Ok(());
     }
@@ -86,10 +87,10 @@ fn end_roles(lock: &Path) -> Result<()> {
         if error != rustix::io::Errno::WOULDBLOCK {
             return Err(error).with_context(|| lock.display().to_string());
         }
-        if start.elapsed() > ROLES.saturating_mul(2) {
+        if start.elapsed() > bound.saturating_mul(2) {
             bail!("roles survive SIGKILL: processes {:?}", holders(&lock)?);
         }
-        if start.elapsed() > ROLES {
+        if start.elapsed() > bound {
             for holder in holders(&lock)? {
                 // It may have ended meanwhile.
                 let _ = kill_process(holder, Signal::KILL);
@@ -133,5 +134,30 @@ fn stop_supervisor(layout: &Layout) -> Result<std::fs::File> {
             bail!("`lambdad up` (process {:?}) still runs after {} s", layout.run("up.pid"), END.as_secs());
         }
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_role_that_does_not_end_is_found_by_the_lock_that_it_holds_and_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = folder.path().join("roles.lock");
+        std::fs::write(&lock, "").unwrap();
+        let mut role = Command::new("flock").arg("--no-fork").arg(&lock).args(["sleep", "600"]).spawn().unwrap();
+        let file = std::fs::File::open(&lock).unwrap();
+        let start = Instant::now();
+        while rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+            rustix::fs::flock(&file, FlockOperation::Unlock).unwrap();
+            assert!(start.elapsed() < ROLES, "flock takes no lock");
+        }
+        drop(file);
+        end_roles(&lock, Duration::from_millis(400)).unwrap();
+        assert_eq!(role.wait().unwrap().signal(), Some(9));
     }
 }

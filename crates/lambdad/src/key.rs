@@ -1,5 +1,5 @@
-//! `lambdad api-key create`. The store belongs to the control plane's user, who could have put anything into its folder: it is
-//! opened by a child that becomes that user first, and hands the key back through a pipe.
+//! `lambdad api-key`: make, list and revoke. The store belongs to the control plane's user, who could have put anything into its folder: it is
+//! opened by a child that becomes that user first. A new key comes back through a pipe.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 use lambda_types::api_key::Scope;
 use lambda_types::{ApiKeyId, ProjectId};
 use tokio::io::AsyncReadExt as _;
@@ -32,9 +32,32 @@ pub(crate) struct Create {
     /// `new`, or the id of a project.
     #[arg(long)]
     project: String,
+    /// What it may do: `read`, `write`, `broker`, `connect`; repeat for several. All four when left out.
+    ///
+    /// An unattended key broker needs `read` and `broker`.
+    #[arg(long = "scope", value_parser = scope)]
+    scopes: Vec<Scope>,
     /// File for the key; must not exist.
     #[arg(long)]
     out: PathBuf,
+}
+
+/// Which keys there are.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// The data folder.
+    #[arg(long)]
+    data: PathBuf,
+}
+
+/// A key to end.
+#[derive(Debug, Args)]
+pub(crate) struct Revoke {
+    /// Its id, `key_…`.
+    key: ApiKeyId,
+    /// The data folder.
+    #[arg(long)]
+    data: PathBuf,
 }
 
 /// The child's part.
@@ -42,8 +65,33 @@ pub(crate) struct Create {
 pub(crate) struct InStore {
     #[arg(long)]
     data: PathBuf,
-    #[arg(long)]
-    project: String,
+    #[command(subcommand)]
+    task: Task,
+}
+
+/// What the child does.
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Make a key and write it to standard output.
+    Create {
+        #[arg(long)]
+        project: String,
+        #[arg(long = "scope", value_parser = scope)]
+        scopes: Vec<Scope>,
+    },
+    /// Print all keys.
+    List,
+    /// End a key.
+    Revoke { key: ApiKeyId },
+}
+
+fn scope(name: &str) -> Result<Scope, String> {
+    let known = Scope::ALL.into_iter().find(|scope| scope.name() == name);
+    known.ok_or_else(|| format!("a scope is one of {}", names(&Scope::ALL)))
+}
+
+fn names(scopes: &[Scope]) -> String {
+    scopes.iter().copied().map(Scope::name).collect::<Vec<_>>().join(", ")
 }
 
 /// What the child answers.
@@ -62,7 +110,8 @@ pub(crate) fn create(options: &Create) -> Result<()> {
         .with_context(|| format!("cannot make {}; a key never overwrites a file", options.out.display()))?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    let made = match runtime.block_on(make(&layout, &options.project)) {
+    let scopes = if options.scopes.is_empty() { &Scope::ALL } else { options.scopes.as_slice() };
+    let made = match runtime.block_on(make(&layout, &options.project, scopes)) {
         Ok(made) => made,
         Err(error) => {
             std::fs::remove_file(&options.out).with_context(|| options.out.display().to_string())?;
@@ -77,11 +126,13 @@ pub(crate) fn create(options: &Create) -> Result<()> {
 }
 
 /// Has a child make the key.
-pub(crate) async fn make(layout: &Layout, project: &str) -> Result<Made> {
-    let mut command = tokio::process::Command::new(std::env::current_exe().context("this program's own path")?);
-    command.arg("store-key").arg("--data").arg(layout.root()).args(["--project", project]);
-    command.env_clear().current_dir("/").kill_on_drop(true);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+pub(crate) async fn make(layout: &Layout, project: &str, scopes: &[Scope]) -> Result<Made> {
+    let mut command = child(layout)?;
+    command.args(["create", "--project", project]);
+    for scope in scopes {
+        command.args(["--scope", scope.name()]);
+    }
+    command.stdout(Stdio::piped());
     let mut child = command.spawn().context("cannot start the program that opens the store")?;
     let pipe = child.stdout.take().context("standard output is a pipe")?;
     let mut answer = Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_ANSWER)?));
@@ -96,6 +147,42 @@ pub(crate) async fn make(layout: &Layout, project: &str) -> Result<Made> {
         bail!("no key was made");
     }
     parse(&answer).context("the store's answer is damaged")
+}
+
+/// The program again, as the child that opens the store.
+fn child(layout: &Layout) -> Result<tokio::process::Command> {
+    let mut command = tokio::process::Command::new(std::env::current_exe().context("this program's own path")?);
+    command.arg("store-key").arg("--data").arg(layout.root());
+    command.env_clear().current_dir("/").kill_on_drop(true);
+    command.stdin(Stdio::null()).stderr(Stdio::inherit());
+    Ok(command)
+}
+
+/// Prints every key of the store: never its text, which the store has not.
+pub(crate) fn list(options: &List) -> Result<()> {
+    print(&Layout::new(&options.data)?, &["list"])
+}
+
+/// Ends a key. Gateways believe what they cached for at most 5 s more.
+pub(crate) fn revoke(options: &Revoke) -> Result<()> {
+    print(&Layout::new(&options.data)?, &["revoke", &options.key.to_string()])
+}
+
+/// Lets a child that opens the store print.
+fn print(layout: &Layout, task: &[&str]) -> Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let status = runtime.block_on(async {
+        let mut child = child(layout)?.args(task).spawn().context("cannot start the program that opens the store")?;
+        let waiting = tokio::time::timeout(BOUND, child.wait()).await;
+        waiting
+            .with_context(|| format!("the store did not answer within {} s", BOUND.as_secs()))?
+            .context("waiting for the program that opens the store")
+    })?;
+    if !status.success() {
+        bail!("the store refused; the reason is above");
+    }
+    Ok(())
 }
 
 /// Id, project and text, with a space between.
@@ -119,7 +206,6 @@ fn project(text: &str) -> Result<Option<ProjectId>> {
 /// The child: becomes the control plane's user, then opens the store.
 pub(crate) fn in_store(options: &InStore) -> Result<()> {
     let layout = Layout::new(&options.data)?;
-    let project = project(&options.project)?;
     privileges::become_user(RoleName::Control.uid().context("control has a user of its own")?)?;
     privileges::bind_to_supervisor(None)?;
     if !layout.store().exists() {
@@ -127,7 +213,24 @@ pub(crate) fn in_store(options: &InStore) -> Result<()> {
     }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    let key = runtime.block_on(lambda_control::create_api_key(&layout.store(), project, &Scope::ALL))?;
-    let answer = Zeroizing::new(format!("{} {} {}", key.id, key.project, key.text.as_str()));
-    std::io::stdout().write_all(answer.as_bytes()).context("handing the key over")
+    let store = layout.store();
+    let mut out = std::io::stdout();
+    match &options.task {
+        Task::Create { project: of, scopes } => {
+            let key = runtime.block_on(lambda_control::create_api_key(&store, project(of)?, scopes))?;
+            let answer = Zeroizing::new(format!("{} {} {}", key.id, key.project, key.text.as_str()));
+            out.write_all(answer.as_bytes()).context("handing the key over")
+        }
+        Task::List => {
+            for key in runtime.block_on(lambda_control::list_api_keys(&store))? {
+                let state = if key.revoked_ms.is_some() { "revoked" } else { "active" };
+                writeln!(out, "{}  {}  {state}  {}", key.id, key.project, names(&key.scopes)).context("printing")?;
+            }
+            Ok(())
+        }
+        Task::Revoke { key } => {
+            let key = runtime.block_on(lambda_control::revoke_api_key(&store, *key))?;
+            writeln!(out, "{} of {} is revoked", key.id, key.project).context("printing")
+        }
+    }
 }

@@ -63,7 +63,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Make a key in the store, as the control plane's user, and write it to standard output.
+    /// Work on the keys in the store, as the control plane's user.
     #[command(hide = true)]
     StoreKey(key::InStore),
 }
@@ -72,6 +72,10 @@ enum Command {
 enum ApiKey {
     /// Make a key and write it to a file that its owner alone can read. It is not shown again.
     Create(key::Create),
+    /// Print all keys with project, state and scopes.
+    List(key::List),
+    /// End a key. It is refused from then on, by gateways at most 5 s later.
+    Revoke(key::Revoke),
 }
 
 fn main() -> ExitCode {
@@ -93,6 +97,8 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Init { data, choices } => init::init(&layout::Layout::new(&data)?, &choices).map(|_| ()),
         Command::Down(options) => down::run(&options),
         Command::ApiKey(ApiKey::Create(options)) => key::create(&options),
+        Command::ApiKey(ApiKey::List(options)) => key::list(&options),
+        Command::ApiKey(ApiKey::Revoke(options)) => key::revoke(&options),
         Command::Doctor { data, json } => doctor::run(data.as_deref(), json),
         Command::StoreKey(options) => key::in_store(&options),
     }

@@ -164,7 +164,7 @@ async fn first_key(layout: &Layout) -> Result<()> {
     if path.exists() {
         return Ok(());
     }
-    let key = key::make(layout, "new").await?;
+    let key = key::make(layout, "new", &lambda_types::api_key::Scope::ALL).await?;
     Ok(write_file(&path, key.text.as_bytes(), 0o600)?)
 }
 

@@ -188,6 +188,27 @@ fn keys_are_made_while_the_region_runs_and_their_files_are_private() {
 }
 
 #[test]
+fn a_key_has_the_scopes_that_were_asked_for_and_can_be_revoked() {
+    let region = Region::start();
+    let key = |arguments: &[&str]| lambdad(&["api-key"]).args(arguments).arg("--data").arg(region.data()).output().unwrap();
+    let out = region.folder.path().join("broker.key");
+    let scoped = ["create", "--project", "new", "--scope", "read", "--scope", "broker", "--out", out.to_str().unwrap()];
+    let made = key(&scoped);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let id = String::from_utf8(made.stdout).unwrap().split(' ').next().unwrap().to_owned();
+    let line = || {
+        let listed = String::from_utf8(key(&["list"]).stdout).unwrap();
+        assert_eq!(listed.lines().count(), 2, "{listed}");
+        listed.lines().find(|line| line.starts_with(&id)).unwrap_or_else(|| panic!("{id} in {listed}")).to_owned()
+    };
+    assert!(line().ends_with("active  read, broker"), "{}", line());
+    assert!(key(&["revoke", &id]).status.success());
+    assert!(line().ends_with("revoked  read, broker"), "{}", line());
+    assert!(!key(&["revoke", "key_00000000000000000000000001"]).status.success(), "there is none");
+    assert!(!key(&["create", "--project", "new", "--scope", "root", "--out", "/nowhere"]).status.success());
+}
+
+#[test]
 fn down_ends_everything_and_purge_removes_the_folder() {
     let mut region = Region::start();
     let pids = ["gateway", "control", "node"].map(|role| region.pid(role));

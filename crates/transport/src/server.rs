@@ -45,7 +45,9 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// Longest TLS handshake.
     pub handshake: Duration,
-    /// Longest time to send a header section; on HTTP/1.1 it includes the pause before the next request.
+    /// Longest time to send a header section on HTTP/1.1; it includes the pause before the next request, so a shorter
+    /// one than [`Self::idle`] decides when a kept connection is closed. HTTP/2 has no such clock: a header section that
+    /// drips in is bounded by its size, and by `idle` while no other request of the connection is in flight.
     pub header_read: Duration,
     /// Largest header section: the target and every name and value.
     pub header_bytes: usize,

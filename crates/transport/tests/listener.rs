@@ -220,6 +220,15 @@ async fn slow_handshakes_slow_headers_and_idle_connections_are_closed() {
 }
 
 #[tokio::test]
+async fn a_slow_header_section_is_ended_long_before_an_idle_connection() {
+    let authority = authority();
+    let limits = Limits { header_read: Duration::from_millis(300), idle: BOUND * 10, ..Limits::public() };
+    let server = public(&authority, limits).await;
+    let answer = raw(&server, &authority, b"GET /address HTTP/1.1\r\nhost").await;
+    assert!(!answer.contains("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_long_answer_is_not_mistaken_for_a_slow_request() {
     let authority = authority();
     let short = Duration::from_millis(200);

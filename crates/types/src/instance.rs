@@ -139,7 +139,9 @@ impl Phase {
             // The guest gives up after 15 minutes and says so; this catches one that does not.
             Self::Attesting => Some(16 * 60_000),
             Self::Unlocking | Self::Starting => Some(300_000),
-            Self::Stopping | Self::Failed => Some(30_000),
+            // systemd gives a service 90 s to stop.
+            Self::Stopping => Some(100_000),
+            Self::Failed => Some(30_000),
             Self::Ready | Self::Stopped | Self::Gone => None,
         }
     }

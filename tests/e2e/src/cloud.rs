@@ -25,6 +25,8 @@ pub struct Cloud {
     folder: TempDir,
     options: Options,
     up: Option<Child>,
+    /// cgroups that were there before.
+    foreign: Vec<String>,
     bin: PathBuf,
     image: PathBuf,
 }
@@ -56,6 +58,7 @@ impl Cloud {
             folder,
             options,
             up: None,
+            foreign: cgroups(),
             bin: from_environment("LAMBDA_BIN_DIR"),
             image: from_environment("LAMBDA_IMAGE_DIR"),
         };
@@ -191,7 +194,7 @@ impl Cloud {
         assert_eq!(self.left_behind(), Vec::<String>::new(), "left behind after down");
     }
 
-    /// Processes whose command line names this cloud's folder, and mounts inside it.
+    /// Processes that name this cloud's folder or work in it, mounts inside it, and its cgroups.
     #[must_use]
     pub fn left_behind(&self) -> Vec<String> {
         let mark = self.data().display().to_string();
@@ -201,12 +204,14 @@ impl Cloud {
             .map(|(pid, command)| format!("process {pid}: {command}"))
             .collect();
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        left.extend(cgroups().into_iter().filter(|name| !self.foreign.contains(name)));
         left.extend(mounts.lines().filter(|line| line.contains(&mark)).map(|line| format!("mount {line}")));
         left
     }
 }
 
-/// Every process with its command line.
+/// Every process with its command line and working folder: a guest's QEMU gets its files as descriptors, and only works in
+/// its instance's folder.
 #[must_use]
 pub fn processes() -> Vec<(i32, String)> {
     std::fs::read_dir("/proc")
@@ -216,9 +221,23 @@ pub fn processes() -> Vec<(i32, String)> {
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
         .filter_map(|pid| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-            Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
+            let folder = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+            Some((pid, format!("{} in {}", String::from_utf8_lossy(&line).replace('\0', " "), folder.display())))
         })
         .collect()
+}
+
+/// Names of the cgroups that node agents made, in every hierarchy.
+#[must_use]
+pub fn cgroups() -> Vec<String> {
+    let top = std::path::Path::new("/sys/fs/cgroup");
+    let below = |folder: &Path| -> Vec<PathBuf> {
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    };
+    let mut all = below(top);
+    all.extend(below(top).iter().flat_map(|folder| below(folder)));
+    let ours = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("lambda-"));
+    all.iter().filter(|path| ours(path)).map(|path| path.display().to_string()).collect()
 }
 
 impl Drop for Cloud {

@@ -166,6 +166,15 @@ pub(crate) async fn list(
     rows.iter().map(InstanceRow::read).collect()
 }
 
+/// How many instances a project has.
+pub(crate) async fn count(connection: &mut AnyConnection, project: ProjectId) -> Result<u64, StoreError> {
+    let row = sqlx::query("SELECT COUNT(*) AS held FROM instances WHERE project = $1")
+        .bind(project.to_string())
+        .fetch_one(connection)
+        .await?;
+    Columns(&row).number("held")
+}
+
 /// Everything placed on a node.
 pub(crate) async fn on_node(connection: &mut AnyConnection, node: NodeId) -> Result<Vec<InstanceRow>, StoreError> {
     let rows =
@@ -237,6 +246,16 @@ impl Write {
         .bind(word(&row.metadata)?)
         .execute(self.connection())
         .await?;
+        Ok(())
+    }
+
+    /// Takes up the epoch of a node that is ahead.
+    pub(crate) async fn set_epoch(&mut self, id: InstanceId, epoch: u64) -> Result<(), StoreError> {
+        sqlx::query("UPDATE instances SET epoch = $2 WHERE id = $1")
+            .bind(id.to_string())
+            .bind(signed(epoch))
+            .execute(self.connection())
+            .await?;
         Ok(())
     }
 

@@ -58,14 +58,17 @@ pub(crate) async fn broker_messages(
         .collect()
 }
 
-/// A project's unanswered mailboxes.
+/// A project's unanswered mailboxes, of guests that wait for an answer. One that is ready answers who asks it, and
+/// waits for nobody.
 pub(crate) async fn unanswered(
     connection: &mut AnyConnection,
     project: ProjectId,
 ) -> Result<Vec<Unanswered>, StoreError> {
     let rows = sqlx::query(
-        "SELECT instance, boot, guest_seq FROM mailboxes WHERE project = $1 AND guest_seq > broker_answers \
-         ORDER BY guest_ms, instance LIMIT $2",
+        "SELECT m.instance, m.boot, m.guest_seq FROM mailboxes m JOIN instances i ON i.id = m.instance \
+         WHERE m.project = $1 AND m.guest_seq > m.broker_answers AND i.power = 'running' \
+         AND i.observed_epoch = i.epoch AND i.observed_phase IN ('attesting', 'unlocking') \
+         ORDER BY m.guest_ms, m.instance LIMIT $2",
     )
     .bind(project.to_string())
     .bind(LISTED)

@@ -24,7 +24,7 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions as _, Executor as _, Row as _, Transaction};
 
-use crate::audit::{Cause, Event};
+use crate::audit::{Cause, Event, KEPT_MS};
 use crate::clock::Clock;
 use crate::hub::{Hub, Notice};
 
@@ -183,6 +183,16 @@ impl Store {
         Ok(())
     }
 
+    /// True when the oldest audit entry is older than entries are kept.
+    pub(crate) async fn has_expired_audit(&self, now_ms: u64) -> Result<bool, StoreError> {
+        let oldest =
+            sqlx::query("SELECT at_ms FROM audit WHERE seq < (SELECT MAX(seq) FROM audit) ORDER BY seq LIMIT 1")
+                .fetch_optional(self.readers())
+                .await?;
+        let Some(row) = oldest else { return Ok(false) };
+        Ok(Columns(&row).number::<u64>("at_ms")? < now_ms.saturating_sub(KEPT_MS))
+    }
+
     /// Closes every connection, so that the write-ahead log is folded into the database.
     pub(crate) async fn close(&self) {
         self.readers.close().await;
@@ -215,6 +225,16 @@ impl Write {
         .execute(self.connection())
         .await?;
         self.audited = true;
+        Ok(())
+    }
+
+    /// Removes audit entries that are older than they are kept. Numbers are not given again.
+    pub(crate) async fn forget_expired_audit(&mut self) -> Result<(), StoreError> {
+        let before = signed(self.at_ms.saturating_sub(KEPT_MS));
+        sqlx::query("DELETE FROM audit WHERE at_ms < $1 AND seq < (SELECT MAX(seq) FROM audit)")
+            .bind(before)
+            .execute(self.connection())
+            .await?;
         Ok(())
     }
 

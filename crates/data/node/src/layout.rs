@@ -28,6 +28,7 @@ use rustix::fs::{Mode, OFlags};
 /// File names inside an instance's folder.
 pub(crate) mod file {
     pub(crate) const STATE: &str = "state.json";
+    pub(crate) const DAMAGED_STATE: &str = "state.json.damaged";
     pub(crate) const VOLUME: &str = "volume.raw";
     pub(crate) const VTPM: &str = "vtpm.json";
     pub(crate) const TPM_STATE: &str = "tpm";
@@ -114,15 +115,43 @@ pub(crate) fn connect(folder: &Path, name: &str) -> std::io::Result<UnixStream> 
     UnixStream::connect(through(&handle, name))
 }
 
-/// Writes a file so that a crash leaves the old content or the new, never a part.
+/// Writes a file so that the end of the agent or of the host leaves the old content or the new, never a part, and once this
+/// returns the new. Blocks on the disk.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    write_temporary(path, bytes)?.sync_all()?;
+    std::fs::rename(temporary(path), path)?;
+    sync_parent(path)
+}
+
+/// Writes a file so that the end of the agent leaves the old content or the new. That it also outlives the host's end needs
+/// [`persist`].
+pub(crate) fn write_quickly(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    write_temporary(path, bytes)?;
+    std::fs::rename(temporary(path), path)
+}
+
+/// Waits until a file written by [`write_quickly`], its folder and that folder's own entry are on the disk.
+pub(crate) fn persist(path: &Path) -> std::io::Result<()> {
+    std::fs::File::open(path)?.sync_all()?;
+    sync_parent(path)?;
+    path.parent().map_or(Ok(()), sync_parent)
+}
+
+fn temporary(path: &Path) -> PathBuf {
+    path.with_extension("tmp")
+}
+
+fn write_temporary(path: &Path, bytes: &[u8]) -> std::io::Result<std::fs::File> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
-    let temporary = path.with_extension("tmp");
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(temporary(path))?;
     file.write_all(bytes)?;
-    drop(file);
-    std::fs::rename(&temporary, path)
+    Ok(file)
+}
+
+fn sync_parent(path: &Path) -> std::io::Result<()> {
+    path.parent().map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all())
 }
 
 #[cfg(test)]
@@ -148,6 +177,9 @@ mod tests {
         write_atomically(&path, b"one").unwrap();
         write_atomically(&path, b"two").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        write_quickly(&path, b"three").unwrap();
+        persist(&path).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"three");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

@@ -42,7 +42,7 @@ use crate::layout::Layout;
 use crate::network::namespace::Namespace;
 use crate::node::{Board, Guests, Node, Slots, workshop_uid};
 use crate::qemu::probe;
-use crate::reconciler::{Reconciler, WORKSHOP, adopt, load_records};
+use crate::reconciler::{Reconciler, WORKSHOP, adopt, load_records, recover};
 use crate::vtpm::manufacture::Workshop;
 use crate::vtpm::pool::Pool;
 
@@ -132,18 +132,19 @@ pub async fn run(config: NodeConfig, shutdown: Shutdown) -> anyhow::Result<()> {
     let layout = Layout::new(&config.data_dir);
     let _lock = lock(&layout)?;
     clear_ready(&layout)?;
-    let records = load_records(&layout).context("cannot read the instances")?;
+    let found = load_records(&layout).context("cannot read the instances")?;
     let (verdict, acceleration) = watch::channel(config.acceleration);
     let capacity = match config.capacity {
         Some(capacity) => capacity,
-        None => sync::host_capacity(&config.data_dir).context("cannot tell this host's capacity")?,
+        None => sync::host_capacity(&layout).context("cannot tell this host's capacity")?,
     };
     let node = Arc::new(build(&config, layout, capacity, acceleration)?);
-    adopt(&node, &records).await.context("cannot take up what an earlier agent left")?;
+    let known = recover(&node, found).context("cannot read the stored desired set")?;
+    adopt(&node, &known).await.context("cannot take up what an earlier agent left")?;
     let scanning = node.clone();
     let images = tokio::task::spawn_blocking(move || scanning.images.scan()).await?;
     let (found, images) = watch::channel(images);
-    let reconciler = Reconciler::start(node.clone(), records).await?;
+    let reconciler = Reconciler::start(node.clone(), known)?;
 
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(decide_acceleration(node.clone(), verdict, images.clone()));
@@ -154,6 +155,7 @@ pub async fn run(config: NodeConfig, shutdown: Shutdown) -> anyhow::Result<()> {
     let sync = sync::Sync {
         client: control_client(&config)?,
         capacity,
+        measured: config.capacity.is_none(),
         id: config.node,
         tunnel: address,
         images,

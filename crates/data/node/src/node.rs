@@ -18,6 +18,9 @@ use crate::vtpm::pool::Pool;
 /// The first slot: slot 0 belongs to the vTPM workshop.
 const FIRST_SLOT: u32 = 1;
 
+/// Beyond any number of instances on one host: a larger one is not ours.
+const MAX_SLOT: u32 = 1 << 20;
+
 /// Users of one slot: QEMU's and swtpm's.
 const UIDS_PER_SLOT: u32 = 2;
 
@@ -44,6 +47,12 @@ impl Node {
 
     pub(crate) fn swtpm_uid(&self, slot: u32) -> u32 {
         self.qemu_uid(slot).saturating_add(1)
+    }
+
+    /// The slot whose QEMU or swtpm has this user.
+    pub(crate) fn slot_of(&self, uid: u32) -> Option<u32> {
+        let slot = uid.checked_sub(self.uid_base)? / UIDS_PER_SLOT;
+        (FIRST_SLOT..=MAX_SLOT).contains(&slot).then_some(slot)
     }
 }
 

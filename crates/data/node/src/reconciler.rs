@@ -15,7 +15,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::host::process::Process;
-use crate::instance::state::InstanceRecord;
+use crate::instance::rebuild;
+use crate::instance::state::{InstanceRecord, RecordError};
 use crate::instance::task::InstanceTask;
 use crate::layout::{Layout, TRASH, file, write_atomically};
 use crate::network::Segment;
@@ -38,20 +39,26 @@ pub(crate) struct Reconciler {
     node: Arc<Node>,
     generation: u64,
     tasks: HashMap<InstanceId, Handle>,
+    damaged: BTreeSet<InstanceId>,
 }
 
-/// The records on disk.
-pub(crate) type Records = BTreeMap<InstanceId, InstanceRecord>;
+/// What is on disk.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub(crate) records: BTreeMap<InstanceId, InstanceRecord>,
+    /// Instances without a usable record. What runs of them runs on, and they are taken up as soon as they are desired.
+    pub(crate) damaged: BTreeSet<InstanceId>,
+}
 
 impl Reconciler {
     /// Takes up what is on the machine and starts a task for everything known.
     ///
     /// # Errors
     /// When the stored desired set is damaged or orphans cannot be removed.
-    pub(crate) async fn start(node: Arc<Node>, records: Records) -> anyhow::Result<Self> {
+    pub(crate) fn start(node: Arc<Node>, found: Found) -> anyhow::Result<Self> {
         let stored = load_desired(&node.layout)?;
-        let mut reconciler = Self { node, generation: 0, tasks: HashMap::new() };
-        for record in records.into_values() {
+        let mut reconciler = Self { node, generation: 0, tasks: HashMap::new(), damaged: found.damaged };
+        for record in found.records.into_values() {
             reconciler.spawn(record.id, Some(record), None);
         }
         if let Some(stored) = stored {
@@ -70,7 +77,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// When it cannot be stored: it is acted on all the same, and the control plane is asked again.
-    pub(crate) fn apply(&mut self, response: SyncResponse) -> io::Result<()> {
+    pub(crate) async fn apply(&mut self, response: SyncResponse) -> io::Result<()> {
         if response.generation < self.generation {
             tracing::warn!(held = self.generation, offered = response.generation, "older desired set refused");
             return Ok(());
@@ -80,7 +87,8 @@ impl Reconciler {
         let newer = generation > self.generation;
         self.spread(response.desired);
         if newer {
-            write_atomically(&self.node.layout.desired(), &bytes)?;
+            let path = self.node.layout.desired();
+            tokio::task::spawn_blocking(move || write_atomically(&path, &bytes)).await.map_err(io::Error::other)??;
             self.generation = generation;
         }
         Ok(())
@@ -100,7 +108,10 @@ impl Reconciler {
                         changed
                     });
                 }
-                Some(_) | None => self.spawn(instance.id, None, Some(instance)),
+                Some(_) | None => {
+                    let rebuilt = self.damaged.remove(&instance.id).then(|| rebuild(&self.node, &instance));
+                    self.spawn(instance.id, rebuilt, Some(instance));
+                }
             }
         }
         self.release(&named);
@@ -147,9 +158,9 @@ fn load_desired(layout: &Layout) -> anyhow::Result<Option<SyncResponse>> {
 ///
 /// # Errors
 /// When a folder cannot be read or removed.
-pub(crate) fn load_records(layout: &Layout) -> anyhow::Result<Records> {
+pub(crate) fn load_records(layout: &Layout) -> anyhow::Result<Found> {
     std::fs::create_dir_all(layout.instances())?;
-    let mut records = Records::new();
+    let mut found = Found::default();
     for entry in std::fs::read_dir(layout.instances())? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
@@ -163,26 +174,60 @@ pub(crate) fn load_records(layout: &Layout) -> anyhow::Result<Records> {
             continue;
         };
         match InstanceRecord::load(&path) {
-            Ok(Some(record)) => drop(records.insert(id, record)),
+            Ok(Some(record)) => drop(found.records.insert(id, record)),
             Ok(None) if !path.join(file::VOLUME).exists() => {
                 tracing::info!(name, "removing an interrupted creation");
                 std::fs::remove_dir_all(&path)?;
             }
-            Ok(None) => tracing::error!(name, "a volume without a record; left alone, it may be a customer's data"),
-            Err(error) => tracing::error!(name, %error, "a damaged record; the instance is left alone"),
+            Ok(None) => {
+                tracing::error!(name, "a volume without a record; left alone until it is desired");
+                found.damaged.insert(id);
+            }
+            Err(error @ RecordError::Damaged { .. }) => {
+                tracing::error!(name, %error, "left alone until it is desired, then rebuilt from what runs");
+                std::fs::rename(path.join(file::STATE), path.join(file::DAMAGED_STATE))?;
+                found.damaged.insert(id);
+            }
+            Err(error @ (RecordError::Read { .. } | RecordError::Version { .. })) => return Err(error.into()),
         }
     }
-    Ok(records)
+    Ok(found)
+}
+
+/// Rebuilds the records of damaged instances that the stored desired set names; the others keep their slot.
+///
+/// # Errors
+/// When the stored desired set cannot be read.
+pub(crate) fn recover(node: &Node, mut found: Found) -> anyhow::Result<Found> {
+    found.records.values().for_each(|record| node.slots.claim(record.slot));
+    let slots = found.damaged.iter().filter_map(|id| rebuild::slot(node, *id));
+    slots.for_each(|slot| node.slots.claim(slot));
+    let stored = if found.damaged.is_empty() { None } else { load_desired(&node.layout)? };
+    for desired in stored.into_iter().flat_map(|stored| stored.desired) {
+        if found.damaged.remove(&desired.id) {
+            found.records.insert(desired.id, rebuild(node, &desired));
+        }
+    }
+    Ok(found)
+}
+
+fn rebuild(node: &Node, desired: &DesiredInstance) -> InstanceRecord {
+    let record = rebuild::rebuild(node, desired);
+    let running = record.qemu.is_some();
+    tracing::warn!(instance = %desired.id, slot = record.slot, running, "record rebuilt from what the host shows");
+    if let Err(error) = record.save(&node.layout.instance(desired.id)) {
+        tracing::error!(instance = %desired.id, %error, "cannot store the rebuilt record");
+    }
+    record
 }
 
 /// Ends processes that no record explains, and writes the firewall anew for the guests that run.
 ///
 /// # Errors
 /// When an orphan survives or the rules are refused.
-pub(crate) async fn adopt(node: &Arc<Node>, records: &Records) -> anyhow::Result<()> {
+pub(crate) async fn adopt(node: &Arc<Node>, found: &Found) -> anyhow::Result<()> {
     let mut running = Vec::new();
-    for record in records.values() {
-        node.slots.claim(record.slot);
+    for record in found.records.values() {
         let alive = match record.qemu {
             Some(reference) => Process::attach(reference)?.is_some(),
             None => false,
@@ -193,7 +238,7 @@ pub(crate) async fn adopt(node: &Arc<Node>, records: &Records) -> anyhow::Result
             running.push(Guest { tap: tap::name(record.slot), segment });
         }
     }
-    let known: BTreeSet<String> = records.keys().map(InstanceId::to_string).collect();
+    let known: BTreeSet<String> = found.records.keys().chain(&found.damaged).map(InstanceId::to_string).collect();
     let cgroups = node.cgroups.clone();
     let removing = move || {
         let orphans = cgroups.names().into_iter().filter(|name| name != WORKSHOP && !known.contains(name));

@@ -9,11 +9,13 @@ use std::time::Duration;
 use lambda_transport::{PeerClient, Shutdown};
 use lambda_types::NodeId;
 use lambda_types::node::{Acceleration, NodeOffer, OfferedImage, SyncRequest, SyncResponse};
-use lambda_types::shape::{GIB, LaunchProfile};
+use lambda_types::shape::{GIB, LaunchProfile, Shape};
 use tokio::sync::watch;
 
 use crate::Capacity;
+use crate::layout::{Layout, file};
 use crate::node::Node;
+use crate::qemu::arguments;
 use crate::reconciler::Reconciler;
 
 const PATH: &str = "/node/v1/sync";
@@ -27,6 +29,9 @@ const SLACK: Duration = Duration::from_secs(10);
 /// First and longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
+/// Unit of `st_blocks`.
+const STAT_BLOCK: u64 = 512;
+
 /// How often folders are looked through for new images.
 const IMAGE_SCAN: Duration = Duration::from_secs(30);
 
@@ -35,6 +40,8 @@ pub(crate) struct Sync {
     pub(crate) id: NodeId,
     pub(crate) client: PeerClient,
     pub(crate) capacity: Capacity,
+    /// The capacity is what the host has, with what QEMU needs beside its guest's memory in it.
+    pub(crate) measured: bool,
     pub(crate) tunnel: SocketAddr,
     pub(crate) images: watch::Receiver<Vec<OfferedImage>>,
     /// Told once, after the first exchange.
@@ -87,13 +94,15 @@ impl Sync {
     }
 
     fn offer(&self) -> NodeOffer {
+        let acceleration = self.node.acceleration.borrow().unwrap_or(Acceleration::Tcg);
+        let Capacity { vcpus, memory_mib, .. } = self.capacity;
         NodeOffer {
-            vcpus: self.capacity.vcpus,
-            memory_mib: self.capacity.memory_mib,
+            vcpus,
+            memory_mib: if self.measured { guest_memory_mib(memory_mib, vcpus, acceleration) } else { memory_mib },
             disk_gib: self.capacity.disk_gib,
             profiles: vec![LaunchProfile::Tpm],
             images: self.images.borrow().clone(),
-            acceleration: self.node.acceleration.borrow().unwrap_or(Acceleration::Tcg),
+            acceleration,
             tunnel: self.tunnel,
         }
     }
@@ -117,7 +126,7 @@ impl Sync {
     ) -> bool {
         let failure = match answer {
             None => return false,
-            Some(Ok(response)) => match reconciler.apply(response) {
+            Some(Ok(response)) => match reconciler.apply(response).await {
                 Ok(()) => None,
                 Err(error) => Some(format!("cannot store the desired set: {error}")),
             },
@@ -171,21 +180,48 @@ pub(crate) async fn watch_images(node: Arc<Node>, found: watch::Sender<Vec<Offer
 }
 
 /// Capacity of this host, where the configuration names none: twice its processors, its memory less a gibibyte, and
-/// the free space of the data folder's disk less a twentieth.
-pub(crate) fn host_capacity(data_dir: &std::path::Path) -> std::io::Result<Capacity> {
+/// what volumes may take of the data folder's disk.
+pub(crate) fn host_capacity(layout: &Layout) -> std::io::Result<Capacity> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let memory = std::fs::read_to_string("/proc/meminfo")?;
     let total_kib = memory
         .lines()
         .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
         .ok_or_else(|| std::io::Error::other("/proc/meminfo has no MemTotal"))?;
-    let disk = rustix::fs::statvfs(data_dir)?;
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     Ok(Capacity {
         vcpus: u32::try_from(processors).unwrap_or(u32::MAX).saturating_mul(2),
         memory_mib: (total_kib / 1024).saturating_sub(1024),
-        disk_gib: (free - free / 20) / GIB,
+        disk_gib: volume_bytes(layout)? / GIB,
     })
+}
+
+/// What volumes may take: the free space and what they have taken, less a twentieth. A volume is booked at its full size
+/// however much of it is written, so what it has taken must not be missing from the offer as well: the sum stays the same while
+/// guests write and agents come and go.
+fn volume_bytes(layout: &Layout) -> std::io::Result<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    let disk = rustix::fs::statvfs(layout.root())?;
+    let mut bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+    for entry in std::fs::read_dir(layout.instances())? {
+        match std::fs::metadata(entry?.path().join(file::VOLUME)) {
+            Ok(volume) => bytes = bytes.saturating_add(volume.blocks().saturating_mul(STAT_BLOCK)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes - bytes / 20)
+}
+
+/// Memory for guests, so that the cgroup limits of a full node fit into `available_mib`. The control plane books a guest's memory
+/// alone, and any mix of shapes may come: the offer leaves room for as many QEMUs as there can be, which is one a processor
+/// offered or, where memory ends first, one for each of the smallest guests.
+fn guest_memory_mib(available_mib: u64, vcpus: u32, acceleration: Acceleration) -> u64 {
+    let overhead = arguments::overhead_mib(acceleration);
+    let smallest = Shape::ALL[0];
+    let by_processors = available_mib.saturating_sub(overhead.saturating_mul((vcpus / smallest.vcpus()).into()));
+    let by_memory =
+        (available_mib / smallest.memory_mib().saturating_add(overhead)).saturating_mul(smallest.memory_mib());
+    by_processors.max(by_memory)
 }
 
 #[cfg(test)]
@@ -203,7 +239,40 @@ mod tests {
 
     #[test]
     fn the_host_offers_something() {
-        let capacity = host_capacity(std::path::Path::new("/")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        std::fs::create_dir(layout.instances()).unwrap();
+        let capacity = host_capacity(&layout).unwrap();
         assert!(capacity.vcpus >= 2 && capacity.memory_mib > 0);
+    }
+
+    #[test]
+    fn what_guests_have_written_to_their_volumes_is_still_offered() {
+        let folder = tempfile::tempdir().unwrap();
+        rustix::mount::mount("tmpfs", folder.path(), "tmpfs", rustix::mount::MountFlags::empty(), c"size=64m").unwrap();
+        let layout = Layout::new(folder.path());
+        let instance = layout.instance(lambda_types::InstanceId::from_bits(1));
+        std::fs::create_dir_all(&instance).unwrap();
+        let before = volume_bytes(&layout);
+        std::fs::write(instance.join(file::VOLUME), vec![7; 16 << 20]).unwrap();
+        let after = volume_bytes(&layout);
+        rustix::mount::unmount(folder.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+        let (before, after) = (before.unwrap(), after.unwrap());
+        assert!(before.abs_diff(after) < 1 << 16, "{before} and {after}");
+    }
+
+    #[test]
+    fn the_limits_of_any_full_node_fit_into_its_memory() {
+        for acceleration in [Acceleration::Kvm, Acceleration::Tcg] {
+            for (available, vcpus) in [(15_000, 4), (15_000, 256), (600, 2), (1_000_000, 64), (2_048, 4)] {
+                let offer = guest_memory_mib(available, vcpus, acceleration);
+                assert!(offer * 4 >= available.saturating_sub(1100), "{offer} of {available} is too little");
+                for shape in Shape::ALL {
+                    let most = (offer / shape.memory_mib()).min(u64::from(vcpus / shape.vcpus()));
+                    let used = most * (arguments::memory_limit(shape, acceleration) >> 20);
+                    assert!(used <= available, "{most} of {shape} take {used} of {available} MiB");
+                }
+            }
+        }
     }
 }

@@ -39,7 +39,9 @@ mod tests {
     fn times_are_rfc_3339_in_utc() {
         assert_eq!("2026-01-31T12:00:00Z".parse(), Ok(UnixTime(1_769_860_800)));
         assert_eq!(UnixTime(1_769_860_800).to_string(), "2026-01-31T12:00:00Z");
-        for bad in ["", "2026-01-31", "2026-01-31T12:00:00+01:00", "2026-02-30T12:00:00Z", "1600-01-01T00:00:00Z", "now"] {
+        for bad in
+            ["", "2026-01-31", "2026-01-31T12:00:00+01:00", "2026-02-30T12:00:00Z", "1600-01-01T00:00:00Z", "now"]
+        {
             assert_eq!(bad.parse::<UnixTime>(), Err(TimeError), "{bad}");
         }
     }

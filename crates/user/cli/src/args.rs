@@ -102,7 +102,7 @@ pub(crate) enum Instance {
     /// Creates an instance and, unless detached, releases its keys once its evidence is accepted.
     #[command(after_help = "Examples:
   lambda instance create --name web --image debian-12 --ssh-key ~/.ssh/id_ed25519.pub
-  lambda instance create --name job --image debian-12 --shape medium --volume-gib 50 --user-data setup.sh --detach")]
+  lambda instance create --name job --image debian-12 --ssh-key id.pub --shape medium --volume-gib 50 --user-data setup.sh --detach")]
     Create(Box<Create>),
     /// Lists instances; names are opened on this machine.
     #[command(after_help = "Examples:\n  lambda instance list\n  lambda instance list -o json")]
@@ -111,9 +111,7 @@ pub(crate) enum Instance {
     #[command(after_help = "Example:\n  lambda instance show web")]
     Show(Name),
     /// Starts a stopped or failed instance and releases its keys.
-    #[command(
-        after_help = "Examples:\n  lambda instance start web\n  lambda instance start web --policy policy.json"
-    )]
+    #[command(after_help = "Examples:\n  lambda instance start web\n  lambda instance start web --policy policy.json")]
     Start(Boot),
     /// Shuts an instance down; its keys are gone until it is started again.
     #[command(after_help = "Example:\n  lambda instance stop web")]
@@ -158,7 +156,7 @@ pub(crate) struct Create {
     /// Script that runs once as root at first boot; starts with `#!`.
     #[arg(long, value_name = "FILE")]
     pub(crate) user_data: Option<PathBuf>,
-    /// Environment variable for the guest; may be given several times.
+    /// Environment variable for the guest's logins, one line without `#`; may be given several times.
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) environment: Vec<(String, String)>,
     /// Tag; known to you alone; may be given several times.
@@ -287,6 +285,7 @@ pub(crate) enum Image {
     Build(Build),
     /// Makes an image from any root file system that has an init and sshd.
     #[command(
+        disable_version_flag = true,
         after_help = "Example:\n  lambda image import --name mine --rootfs rootfs.tar --kernel vmlinuz --out ./mine"
     )]
     Import(Import),
@@ -493,7 +492,9 @@ mod tests {
         while let Some(command) = open.pop() {
             open.extend(command.get_subcommands().cloned());
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            for line in help.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| line.starts_with("lambda ")) {
+            for line in
+                help.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| line.starts_with("lambda "))
+            {
                 let words = line.split(" > ").next().unwrap_or_default().split_whitespace();
                 if let Err(error) = Cli::try_parse_from(words) {
                     panic!("{line}: {error}");

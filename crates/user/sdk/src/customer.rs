@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lambda_attest::Policy;
 use lambda_crypto::{InstanceSecrets, Metadata};
-use lambda_types::instance::{CreateInstance, Instance, InstanceState};
+use lambda_types::instance::{CreateInstance, Instance, InstanceState, Power};
 use lambda_types::shape::{LaunchProfile, Shape};
 use lambda_types::{BootId, Code, InstanceId, Problem};
 use zeroize::Zeroizing;
@@ -62,6 +62,15 @@ pub struct NewInstance {
     pub environment: BTreeMap<String, String>,
     /// Judges every boot of it; the one for the image if left out.
     pub policy: Option<Policy>,
+}
+
+/// What asking for a start led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Started {
+    /// It boots, or will.
+    Asked,
+    /// Nothing was asked for: its SSH server answers already.
+    AlreadyRunning,
 }
 
 /// How OpenSSH recognises an instance without trust on first use.
@@ -141,6 +150,18 @@ impl Customer {
             Ok(())
         })?;
         self.client.create_instance(&body).await
+    }
+
+    /// Asks for a start, unless the instance runs already.
+    ///
+    /// # Errors
+    /// When the instance's state refuses it, or the API does not answer.
+    pub async fn start(&self, instance: &Instance) -> Result<Started, Error> {
+        if instance.desired == Power::Running && instance.state == InstanceState::Ready {
+            return Ok(Started::AlreadyRunning);
+        }
+        self.client.start_instance(instance.id).await?;
+        Ok(Started::Asked)
     }
 
     /// Serves an instance's guest until it is ready: challenge, verdict, release, pin.

@@ -77,13 +77,8 @@ pub fn remove(path: &Path) -> Result<(), Error> {
 /// When it cannot be opened or locked.
 pub(crate) fn lock(path: &Path) -> Result<std::fs::File, Error> {
     let fail = |source| Error::File { action: "lock", path: path.into(), source };
-    let lock = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(fail)?;
+    let lock =
+        std::fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(fail)?;
     flock(&lock, FlockOperation::LockExclusive).map_err(|error| fail(error.into()))?;
     Ok(lock)
 }

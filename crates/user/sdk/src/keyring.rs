@@ -230,8 +230,7 @@ fn unlock(folder: &Folder, master_file: &str) -> Result<(Keyring, MasterKey), Er
         let detail = format!("format {} is not known to this program: update it", stored.format);
         return Err(Error::Damaged { path, detail });
     }
-    let master =
-        MasterKey::load_file(&folder.join(master_file)).map_err(Error::crypto("cannot use the master key"))?;
+    let master = MasterKey::load_file(&folder.join(master_file)).map_err(Error::crypto("cannot use the master key"))?;
     let keys = stored
         .keys
         .iter()

@@ -92,5 +92,8 @@ async fn reseal(client: &Client, keyring: &Keyring, mut instance: Instance) -> R
             None => return Ok(Standing::Current),
         }
     }
-    Err(Error::Inconsistent { instance: id, detail: "its record keeps changing while it is sealed anew; try again".into() })
+    Err(Error::Inconsistent {
+        instance: id,
+        detail: "its record keeps changing while it is sealed anew; try again".into(),
+    })
 }

@@ -31,7 +31,8 @@ impl ProcessRef {
         Self::of(self.pid).map_or(true, |found| found == Some(*self))
     }
 
-    fn of(pid: i32) -> io::Result<Option<Self>> {
+    /// The process that has this pid; nothing for a zombie.
+    pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
         let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(stat) => stat,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

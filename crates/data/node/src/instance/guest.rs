@@ -10,7 +10,7 @@ use lambda_types::mailbox::Message;
 use tokio::sync::mpsc;
 
 use super::state::InstanceRecord;
-use crate::qemu::qmp::Monitor;
+use crate::qemu::qmp::{Ending, Monitor};
 
 /// Takes note of a frame. A new boot starts both mailbox registers anew; a message that is not newer is a repetition.
 pub(super) fn note(record: &mut InstanceRecord, frame: FromGuest, now_ms: u64) {
@@ -47,13 +47,32 @@ fn report(record: &mut InstanceRecord, phase: GuestPhase, reason: Option<Failure
     }
 }
 
+/// Takes note of why the machine ends. A guest that was ready and resets was rebooted from inside: the machine stays off, as
+/// after a power-off. Before that nothing in it reboots, so a reset is a crash.
+pub(super) fn note_ending(record: &mut InstanceRecord, ending: Ending, now_ms: u64) {
+    let asked = record.shutdown_since_ms.is_some();
+    let clean = match ending {
+        Ending::PoweredOff => true,
+        Ending::Reset => asked || matches!(record.phase, Phase::Ready | Phase::Stopping),
+        Ending::Panicked => false,
+    };
+    if clean {
+        record.shutdown_since_ms = record.shutdown_since_ms.or(Some(now_ms));
+        if record.phase != Phase::Failed {
+            record.enter(Phase::Stopping, now_ms);
+        }
+    } else {
+        record.failure = record.failure.or(Some(Failure::QemuExit));
+    }
+}
+
 /// What QEMU's monitor tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MonitorNews {
     /// QEMU is up.
     Answered,
-    /// The guest powered itself off.
-    PoweredOff,
+    /// The guest ended the machine.
+    Ended(Ending),
 }
 
 enum Order {
@@ -124,9 +143,9 @@ async fn watch(folder: std::path::PathBuf, mut orders: mpsc::Receiver<Order>, re
         return;
     }
     tokio::select! {
-        off = monitor.powered_off() => match off {
-            Ok(true) => drop(report.send(MonitorNews::PoweredOff).await),
-            Ok(false) => {}
+        ending = monitor.ending() => match ending {
+            Ok(Some(ending)) => drop(report.send(MonitorNews::Ended(ending)).await),
+            Ok(None) => {}
             Err(error) => tracing::debug!(%error, "QEMU's monitor ended"),
         },
         order = orders.recv() => match order {
@@ -196,6 +215,43 @@ mod tests {
         assert_eq!(record.phase, Phase::Stopping);
         let phases: Vec<(Phase, u64)> = record.phases.iter().map(|time| (time.phase, time.at_ms)).collect();
         assert_eq!(phases, [(Phase::Preparing, 5), (Phase::Attesting, 10), (Phase::Stopping, 12)]);
+    }
+
+    /// Phase, whether a clean end is noted, and the failure.
+    fn ended(phase: Phase, ending: Ending) -> (Phase, bool, Option<Failure>) {
+        let mut record = record();
+        record.enter(phase, 9);
+        note_ending(&mut record, ending, 10);
+        (record.phase, record.shutdown_since_ms.is_some(), record.failure)
+    }
+
+    #[test]
+    fn a_ready_guest_that_powers_off_or_reboots_has_stopped_and_a_panicked_one_has_failed() {
+        assert_eq!(ended(Phase::Ready, Ending::PoweredOff), (Phase::Stopping, true, None));
+        assert_eq!(ended(Phase::Ready, Ending::Reset), (Phase::Stopping, true, None));
+        assert_eq!(ended(Phase::Ready, Ending::Panicked), (Phase::Ready, false, Some(Failure::QemuExit)));
+    }
+
+    #[test]
+    fn a_reset_before_ready_is_a_crash() {
+        for phase in [Phase::Booting, Phase::Attesting, Phase::Unlocking, Phase::Starting] {
+            assert_eq!(ended(phase, Ending::Reset), (phase, false, Some(Failure::QemuExit)));
+        }
+    }
+
+    #[test]
+    fn a_guest_that_gave_up_keeps_its_own_reason_however_it_ends() {
+        for ending in [Ending::PoweredOff, Ending::Reset, Ending::Panicked] {
+            let mut record = record();
+            let gave_up = FromGuest::Report {
+                boot: BootId::from_bits(1),
+                phase: GuestPhase::Failed,
+                reason: Some(FailureReason::Channel),
+            };
+            note(&mut record, gave_up, 9);
+            note_ending(&mut record, ending, 10);
+            assert_eq!((record.phase, record.failure), (Phase::Failed, Some(Failure::Guest(FailureReason::Channel))));
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use lambda_types::image::file as part;
 use lambda_types::instance::Failure;
 use lambda_types::node::{Acceleration, DesiredInstance};
 
+use super::state::{InstanceRecord, persist_record};
 use super::volume;
 use crate::host::cgroup::Limits;
 use crate::host::process::{ProcessRef, Sandbox, spawn};
@@ -119,11 +120,12 @@ pub(crate) async fn launch(node: &Arc<Node>, desired: &DesiredInstance, slot: u3
         return Err(StartError::Overlap);
     }
     let cgroup = make_cgroup(node, desired, acceleration).map_err(StartError::Cgroup)?;
-    let (image, vtpm, tap, ()) = tokio::try_join!(
+    let (image, vtpm, tap, (), ()) = tokio::try_join!(
         timed("image", open_image(node, desired)),
         timed("vtpm", prepare_vtpm(node, &folder, slot)),
         timed("network", open_network(node, slot, segment)),
         timed("volume", make_volume(node, desired, &folder, slot)),
+        timed("record", store_record(&folder)),
     )?;
     let (listener, identity) = vtpm;
     let swtpm = {
@@ -213,6 +215,25 @@ async fn open_image(node: &Arc<Node>, desired: &DesiredInstance) -> Result<OpenI
 async fn make_volume(node: &Node, desired: &DesiredInstance, folder: &Path, slot: u32) -> Result<(), StartError> {
     let (folder, gib, uid) = (folder.to_owned(), desired.volume_gib, node.qemu_uid(slot));
     blocking(move || volume::prepare(&folder, gib, uid).map_err(StartError::Volume)).await
+}
+
+/// What the caller saved quickly; on the disk before a guest can write to its volume.
+async fn store_record(folder: &Path) -> Result<(), StartError> {
+    let folder = folder.to_owned();
+    blocking(move || persist_record(&folder).map_err(StartError::Folder)).await
+}
+
+/// Claims the segment of a guest that runs, and lets it in.
+///
+/// # Errors
+/// When its record names no segment, another instance holds it, or the rules are refused.
+pub(crate) async fn admit(node: &Arc<Node>, id: InstanceId, record: &InstanceRecord) -> Result<(), StartError> {
+    let segment = Segment::parse(&record.network)?;
+    if !node.guests.claim(id, segment) {
+        return Err(StartError::Overlap);
+    }
+    let (nft, guest) = (node.nft.clone(), Guest { tap: tap::name(record.slot), segment });
+    Ok(node.namespace.run(move || firewall::apply(&nft, &firewall::admit(&guest))).await??)
 }
 
 async fn open_network(node: &Node, slot: u32, segment: Segment) -> Result<OwnedFd, StartError> {

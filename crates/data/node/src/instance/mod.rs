@@ -2,6 +2,7 @@
 
 mod guest;
 mod launch;
+pub(crate) mod rebuild;
 pub(crate) mod state;
 pub(crate) mod task;
 pub mod transition;

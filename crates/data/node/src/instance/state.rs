@@ -1,7 +1,7 @@
 //! What the agent remembers of one instance, on disk and in reports.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lambda_types::guest::GuestNetwork;
 use lambda_types::instance::{Failure, Phase, PhaseTime};
@@ -12,13 +12,48 @@ use serde::{Deserialize, Serialize};
 
 use super::transition::Outcome;
 use crate::host::process::ProcessRef;
-use crate::layout::{file, write_atomically};
+use crate::layout::{file, persist, write_atomically, write_quickly};
 
 /// Most phases that are remembered of a boot; a guest that goes round in circles adds none.
 const MAX_PHASES: usize = 32;
 
-/// Version of the file.
-const FORMAT: u32 = 1;
+/// Version of the file. 1 had no `vtpm_lost`.
+const FORMAT: u32 = 2;
+
+/// Why a record cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordError {
+    /// It cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is not a record.
+    #[error("{path} is damaged: {source}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where it stops making sense.
+        source: serde_json::Error,
+    },
+    /// Another version of the agent wrote it.
+    #[error("{path} has format {found}, this agent reads 1 to {FORMAT}: start the version of lambdad that wrote it")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        found: u32,
+    },
+}
+
+/// What every version of the file has.
+#[derive(Deserialize)]
+struct Header {
+    format: u32,
+}
 
 /// `state.json`. Written before what it describes is made, so that nothing exists which it does not name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -40,6 +75,8 @@ pub(crate) struct InstanceRecord {
     pub(crate) phase_since_ms: u64,
     pub(crate) phases: Vec<PhaseTime>,
     pub(crate) shutdown_since_ms: Option<u64>,
+    /// The vTPM's process ended before QEMU.
+    pub(crate) vtpm_lost: bool,
     /// Why the agent ended QEMU, or what the guest gave as its reason.
     pub(crate) failure: Option<Failure>,
     pub(crate) boot: Option<BootId>,
@@ -64,6 +101,7 @@ impl InstanceRecord {
             phase_since_ms: 0,
             phases: Vec::new(),
             shutdown_since_ms: None,
+            vtpm_lost: false,
             failure: None,
             boot: None,
             guest: None,
@@ -93,6 +131,7 @@ impl InstanceRecord {
         self.qemu = None;
         self.swtpm = None;
         self.shutdown_since_ms = None;
+        self.vtpm_lost = false;
         self.enter(if outcome == Outcome::Stopped { Phase::Stopped } else { Phase::Failed }, now_ms);
     }
 
@@ -105,7 +144,10 @@ impl InstanceRecord {
             failure: match self.outcome {
                 Some(Outcome::Failed(failure)) => Some(failure),
                 Some(Outcome::Stopped) => None,
-                None => self.failure.filter(|_| self.phase == Phase::Failed),
+                None => self
+                    .failure
+                    .filter(|_| self.phase == Phase::Failed)
+                    .or_else(|| self.vtpm_lost.then_some(Failure::Vtpm)),
             },
             boot: self.boot,
             phases: self.phases.clone(),
@@ -114,23 +156,51 @@ impl InstanceRecord {
         }
     }
 
-    pub(crate) fn load(folder: &Path) -> io::Result<Option<Self>> {
-        let bytes = match std::fs::read(folder.join(file::STATE)) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let record: Self = serde_json::from_slice(&bytes)?;
-        if record.format != FORMAT {
-            let text = format!("state.json has format {}, this agent reads {FORMAT}", record.format);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    /// # Errors
+    /// When there is a file and it is not a record that this agent understands.
+    pub(crate) fn load(folder: &Path) -> Result<Option<Self>, RecordError> {
+        let path = folder.join(file::STATE);
+        match std::fs::read(&path) {
+            Ok(bytes) => Self::parse(&bytes, path).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(RecordError::Read { path, source }),
         }
-        Ok(Some(record))
     }
 
+    fn parse(bytes: &[u8], path: PathBuf) -> Result<Self, RecordError> {
+        let parsed = serde_json::from_slice::<Header>(bytes).and_then(|header| {
+            Ok(match header.format {
+                FORMAT => Ok(serde_json::from_slice(bytes)?),
+                1 => {
+                    let mut fields: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes)?;
+                    fields.insert("format".into(), FORMAT.into());
+                    fields.insert("vtpm_lost".into(), false.into());
+                    Ok(serde_json::from_value(fields.into())?)
+                }
+                found => Err(found),
+            })
+        });
+        match parsed {
+            Ok(Ok(record)) => Ok(record),
+            Ok(Err(found)) => Err(RecordError::Version { path, found }),
+            Err(source) => Err(RecordError::Damaged { path, source }),
+        }
+    }
+
+    /// Writes it so that it outlives the host's end. Blocks on the disk.
     pub(crate) fn save(&self, folder: &Path) -> io::Result<()> {
         write_atomically(&folder.join(file::STATE), &serde_json::to_vec(self)?)
     }
+
+    /// Writes it so that it outlives the agent's end.
+    pub(crate) fn save_quickly(&self, folder: &Path) -> io::Result<()> {
+        write_quickly(&folder.join(file::STATE), &serde_json::to_vec(self)?)
+    }
+}
+
+/// Makes what was saved quickly outlive the host's end.
+pub(crate) fn persist_record(folder: &Path) -> io::Result<()> {
+    persist(&folder.join(file::STATE))
 }
 
 /// What is reported of an instance of which nothing is there.
@@ -152,4 +222,63 @@ pub(crate) fn gone(id: InstanceId, generation: u64, epoch: u64) -> ObservedInsta
 pub(crate) fn now_ms() -> u64 {
     let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> InstanceRecord {
+        let network = GuestNetwork {
+            mac: "02:00:00:00:00:01".into(),
+            address: [10, 0, 0, 2].into(),
+            prefix: 30,
+            gateway: [10, 0, 0, 1].into(),
+        };
+        let mut record = InstanceRecord::new(InstanceId::from_bits(1), 3, network.clone());
+        record.begin(4, network, 5);
+        record
+    }
+
+    fn load(value: &serde_json::Value) -> Result<Option<InstanceRecord>, RecordError> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(file::STATE), value.to_string()).unwrap();
+        InstanceRecord::load(folder.path())
+    }
+
+    #[test]
+    fn a_record_of_the_first_format_is_carried_over() {
+        let mut value = serde_json::to_value(record()).unwrap();
+        value["format"] = 1.into();
+        value.as_object_mut().unwrap().remove("vtpm_lost");
+        let loaded = load(&value).unwrap().unwrap();
+        assert_eq!((loaded.format, loaded.slot, loaded.epoch, loaded.vtpm_lost), (FORMAT, 3, 4, false));
+    }
+
+    #[test]
+    fn a_record_of_an_unknown_format_is_refused_by_number_and_is_not_called_damaged() {
+        for found in [0, FORMAT + 1] {
+            let error = load(&serde_json::json!({ "format": found, "new": true })).unwrap_err();
+            assert!(error.to_string().contains(&format!("has format {found}")), "{error}");
+            assert!(matches!(error, RecordError::Version { .. }));
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_damaged() {
+        for value in [serde_json::json!({}), serde_json::json!({ "format": FORMAT }), serde_json::json!([1])] {
+            assert!(matches!(load(&value), Err(RecordError::Damaged { .. })));
+        }
+    }
+
+    #[test]
+    fn a_lost_vtpm_is_reported_beside_the_phase_and_is_no_reason_for_a_clean_end() {
+        let mut record = record();
+        record.enter(Phase::Ready, 6);
+        record.vtpm_lost = true;
+        let observed = record.observed();
+        assert_eq!((observed.phase, observed.failure), (Phase::Ready, Some(Failure::Vtpm)));
+        record.finish(Outcome::Stopped, 7);
+        assert_eq!((record.observed().phase, record.observed().failure), (Phase::Stopped, None));
+    }
 }

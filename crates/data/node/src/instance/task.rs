@@ -68,7 +68,6 @@ pub(crate) struct InstanceTask {
     vm: Option<Vm>,
     /// QEMU's process is gone and its leftovers are not removed.
     ended: bool,
-    vtpm_lost: bool,
 }
 
 impl InstanceTask {
@@ -80,7 +79,7 @@ impl InstanceTask {
         desired: watch::Receiver<Option<DesiredInstance>>,
     ) -> Self {
         let folder = node.layout.instance(id);
-        Self { node, id, folder, desired, record, vm: None, ended: false, vtpm_lost: false }
+        Self { node, id, folder, desired, record, vm: None, ended: false }
     }
 
     /// Runs until the reconciler lets go of the instance.
@@ -91,7 +90,7 @@ impl InstanceTask {
             if let (Some(record), Some(desired)) = (&mut self.record, &desired) {
                 record.generation = record.generation.max(desired.generation);
             }
-            self.relay_broker(desired.as_ref());
+            self.relay_broker(desired.as_ref()).await;
             self.publish(desired.as_ref());
             let local = self.local();
             let step = next_step(desired.as_ref(), &local);
@@ -99,7 +98,7 @@ impl InstanceTask {
             let proceed = match (step, desired) {
                 (Step::Wait { until_ms }, _) => self.wait(until_ms).await,
                 (Step::Start, Some(desired)) => self.start(&desired).await,
-                (Step::AskShutdown, _) => self.ask_shutdown(),
+                (Step::AskShutdown, _) => self.ask_shutdown().await,
                 (Step::Kill(failure), _) => self.kill(failure).await,
                 (Step::CleanUp, _) => self.clean_up().await,
                 (Step::Remove, _) => self.remove().await,
@@ -126,7 +125,7 @@ impl InstanceTask {
             phase: record.map_or(Phase::Gone, |record| record.phase),
             phase_since_ms: record.map_or(0, |record| record.phase_since_ms),
             shutdown_since_ms: record.and_then(|record| record.shutdown_since_ms),
-            vtpm_lost: self.vtpm_lost,
+            vtpm_lost: record.is_some_and(|record| record.vtpm_lost),
             now_ms: now_ms(),
         }
     }
@@ -141,8 +140,11 @@ impl InstanceTask {
         }
     }
 
-    fn save(&self) {
-        if let Some(Err(error)) = self.record.as_ref().map(|record| record.save(&self.folder)) {
+    async fn save(&self) {
+        let Some(record) = self.record.clone() else { return };
+        let folder = self.folder.clone();
+        let saved = tokio::task::spawn_blocking(move || record.save(&folder)).await;
+        if let Err(error) = saved.map_err(io::Error::other).flatten() {
             tracing::error!(instance = %self.id, %error, "cannot store the record; a restarted agent will know an older one");
         }
     }
@@ -164,14 +166,26 @@ impl InstanceTask {
         match qemu {
             Some(qemu) => {
                 tracing::info!(instance = %id, pid = qemu.reference().pid, "attached to a running guest");
-                self.vtpm_lost = swtpm.is_none();
+                if let Some(record) = &mut self.record {
+                    record.vtpm_lost = swtpm.is_none();
+                }
                 self.hold(qemu, swtpm, None, RESYNCHRONISATIONS);
                 self.open_channel();
+                self.admit().await;
             }
             // The host or QEMU ended while no agent was there; or the agent was killed between two steps of a start.
             None if record.qemu.is_some() && record.outcome.is_none() => self.ended = true,
+            None if record.failure.is_some() && record.outcome.is_none() => self.ended = true,
             None if record.outcome.is_none() => self.scrub_interrupted().await,
             None => {}
+        }
+    }
+
+    /// Gives a running guest its segment and its rules, unless it was found with them when the agent started.
+    async fn admit(&self) {
+        let Some(record) = self.record.as_ref().filter(|_| self.node.guests.get(self.id).is_none()) else { return };
+        if let Err(error) = launch::admit(&self.node, self.id, record).await {
+            tracing::error!(instance = %self.id, %error, "cannot admit a running guest to the network; restart it");
         }
     }
 
@@ -205,7 +219,12 @@ impl InstanceTask {
             }
             self.ended = true;
         }
-        self.save();
+        // The control plane need not wait for the disk.
+        if let Some(Err(error)) = self.record.as_ref().map(|record| record.save_quickly(&self.folder)) {
+            tracing::debug!(instance = %self.id, %error, "the record is not stored at once");
+        }
+        self.publish(Some(desired));
+        self.save().await;
         true
     }
 
@@ -217,9 +236,8 @@ impl InstanceTask {
             .get_or_insert_with(|| InstanceRecord::new(desired.id, node.slots.take(), desired.network.clone()));
         record.begin(desired.epoch, desired.network.clone(), now_ms());
         record.generation = desired.generation;
-        self.vtpm_lost = false;
         launch::make_folder(&self.folder)?;
-        record.save(&self.folder)?;
+        record.save_quickly(&self.folder)?;
         Ok(record.slot)
     }
 
@@ -232,7 +250,7 @@ impl InstanceTask {
         match attach(launched.qemu)? {
             Some(qemu) => {
                 let swtpm = attach(launched.swtpm)?;
-                self.vtpm_lost = swtpm.is_none();
+                record.vtpm_lost = swtpm.is_none();
                 self.hold(qemu, swtpm, Some(launched.identity), 0);
                 self.open_channel();
             }
@@ -263,13 +281,13 @@ impl InstanceTask {
         vm.identity = Some(identity);
     }
 
-    fn ask_shutdown(&mut self) -> bool {
+    async fn ask_shutdown(&mut self) -> bool {
         let now = now_ms();
         if let Some(record) = &mut self.record {
             record.shutdown_since_ms = Some(now);
             record.enter(Phase::Stopping, now);
         }
-        self.save();
+        self.save().await;
         let asked = self.vm.as_ref().and_then(|vm| vm.channel.as_ref()).is_some_and(|c| c.send(ToGuest::Shutdown));
         tracing::info!(instance = %self.id, asked, "clean shutdown asked for");
         true
@@ -280,7 +298,7 @@ impl InstanceTask {
             record.failure = record.failure.or(failure);
             record.shutdown_since_ms = record.shutdown_since_ms.or(Some(now_ms()));
         }
-        self.save();
+        self.save().await;
         let Some(vm) = &mut self.vm else { return true };
         if vm.monitor.quit() && tokio::time::timeout(QUIT, vm.qemu.exited()).await.is_ok() {
             self.ended = true;
@@ -322,7 +340,9 @@ impl InstanceTask {
         }
         let news = tokio::time::timeout(QUIT, vm.monitor.last_news()).await.unwrap_or_default();
         last.into_iter().for_each(|frame| self.hear(frame));
-        news.into_iter().for_each(|news| self.hear_monitor(news));
+        for news in news {
+            self.hear_monitor(news).await;
+        }
     }
 
     async fn finish_clean_up(&mut self) -> bool {
@@ -342,7 +362,7 @@ impl InstanceTask {
             tracing::info!(instance = %self.id, epoch = record.epoch, ?outcome, "boot ended");
         }
         self.ended = false;
-        self.save();
+        self.save().await;
         true
     }
 
@@ -374,10 +394,10 @@ impl InstanceTask {
             Event::QemuEnded => self.ended = true,
             Event::VtpmEnded => self.vtpm_ended().await,
             Event::Reopen => self.open_channel(),
-            Event::Monitor(news) => self.hear_monitor(news),
+            Event::Monitor(news) => self.hear_monitor(news).await,
             Event::Heard(Heard::Frame(frame)) => {
                 self.hear(frame);
-                self.save();
+                self.save().await;
             }
             Event::Heard(Heard::Closed(error)) => return self.channel_closed(&error).await,
         }
@@ -391,7 +411,10 @@ impl InstanceTask {
             self.ended = true;
         } else {
             tracing::warn!(instance = %self.id, "the vTPM's process ended: the guest cannot attest any more");
-            self.vtpm_lost = true;
+            if let Some(record) = &mut self.record {
+                record.vtpm_lost = true;
+            }
+            self.save().await;
         }
     }
 
@@ -410,19 +433,16 @@ impl InstanceTask {
         self.kill(Some(Failure::Guest(FailureReason::Channel))).await
     }
 
-    fn hear_monitor(&mut self, news: MonitorNews) {
+    async fn hear_monitor(&mut self, news: MonitorNews) {
         let Some(record) = &mut self.record else { return };
         match news {
             MonitorNews::Answered => record.qemu_answered = true,
-            MonitorNews::PoweredOff => {
-                let now = now_ms();
-                record.shutdown_since_ms = record.shutdown_since_ms.or(Some(now));
-                if record.phase != Phase::Failed {
-                    record.enter(Phase::Stopping, now);
-                }
+            MonitorNews::Ended(ending) => {
+                tracing::info!(instance = %self.id, ?ending, phase = ?record.phase, "the guest ended its machine");
+                super::guest::note_ending(record, ending, now_ms());
             }
         }
-        self.save();
+        self.save().await;
     }
 
     fn hear(&mut self, frame: FromGuest) {
@@ -436,7 +456,7 @@ impl InstanceTask {
     }
 
     /// Hands the broker's latest message to the guest, once, in the boot it is for.
-    fn relay_broker(&mut self, desired: Option<&DesiredInstance>) {
+    async fn relay_broker(&mut self, desired: Option<&DesiredInstance>) {
         let (Some(message), Some(record)) = (desired.and_then(|desired| desired.broker.as_ref()), &mut self.record)
         else {
             return;
@@ -448,7 +468,7 @@ impl InstanceTask {
         let channel = self.vm.as_ref().and_then(|vm| vm.channel.as_ref());
         if channel.is_some_and(|channel| channel.send(frame)) {
             record.broker_seq = message.seq;
-            self.save();
+            self.save().await;
         }
     }
 }

@@ -16,22 +16,8 @@ use lambda_types::instance::{Failure, Phase, Power};
 use lambda_types::node::DesiredInstance;
 use serde::{Deserialize, Serialize};
 
-/// From QEMU's start to the guest's first word. Firmware, kernel and module loading, in software emulation on a busy
-/// machine.
-pub const BOOTING_BOUND_MS: u64 = 180_000;
-
-/// Waiting for the customer's broker: the guest's own bound is 15 minutes, and it reports that itself; this one
-/// catches a guest that does not.
-pub const ATTESTING_BOUND_MS: u64 = 16 * 60_000;
-
-/// Opening or initialising the volume.
-pub const UNLOCKING_BOUND_MS: u64 = 300_000;
-
-/// From the hand-over to the init system to sshd.
-pub const STARTING_BOUND_MS: u64 = 300_000;
-
 /// A clean shutdown; then QEMU is ended.
-pub const SHUTDOWN_BOUND_MS: u64 = 30_000;
+pub const SHUTDOWN_BOUND_MS: u64 = Phase::Stopping.bound_ms().unwrap();
 
 /// How a boot ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,17 +121,14 @@ fn shut_down(local: &Local) -> Step {
 }
 
 fn watch(local: &Local) -> Step {
-    if local.vtpm_lost && local.phase != Phase::Ready {
+    let before_ready = matches!(
+        local.phase,
+        Phase::Preparing | Phase::Booting | Phase::Attesting | Phase::Unlocking | Phase::Starting
+    );
+    if local.vtpm_lost && before_ready {
         return Step::Kill(Some(Failure::Vtpm));
     }
-    let bound = match local.phase {
-        Phase::Preparing | Phase::Booting => BOOTING_BOUND_MS,
-        Phase::Attesting => ATTESTING_BOUND_MS,
-        Phase::Unlocking => UNLOCKING_BOUND_MS,
-        Phase::Starting => STARTING_BOUND_MS,
-        Phase::Stopping | Phase::Failed => SHUTDOWN_BOUND_MS,
-        Phase::Ready | Phase::Stopped | Phase::Gone => return Step::Wait { until_ms: None },
-    };
+    let Some(bound) = local.phase.bound_ms() else { return Step::Wait { until_ms: None } };
     match (expiry(local.phase_since_ms, bound, local.now_ms), local.phase) {
         (Some(until_ms), _) => Step::Wait { until_ms: Some(until_ms) },
         // The guest has said how it ends; it only fails to power off.
@@ -169,6 +152,8 @@ mod tests {
     use super::*;
 
     const NOW: u64 = 1_000_000;
+
+    const BOOTING_BOUND_MS: u64 = Phase::Booting.bound_ms().unwrap();
 
     fn desired(power: Power, epoch: u64) -> DesiredInstance {
         DesiredInstance {
@@ -309,11 +294,19 @@ mod tests {
         let booting = Local { vtpm_lost: true, phase: Phase::Booting, ..RUNNING };
         assert_eq!(next_step(Some(&wanted), &booting), Step::Kill(Some(Failure::Vtpm)));
         assert_eq!(next_step(Some(&wanted), &Local { vtpm_lost: true, ..RUNNING }), FOREVER);
+        let stopping = Local { vtpm_lost: true, phase: Phase::Stopping, ..RUNNING };
+        assert_eq!(next_step(Some(&wanted), &stopping), Step::Wait { until_ms: Some(NOW + SHUTDOWN_BOUND_MS) });
+    }
+
+    #[test]
+    fn a_guest_has_longer_to_stop_than_its_init_system_gives_a_service() {
+        const { assert!(SHUTDOWN_BOUND_MS >= 100_000) };
     }
 
     #[test]
     fn a_guest_that_gave_up_but_stays_on_is_ended_with_its_own_reason() {
-        let local = Local { phase: Phase::Failed, now_ms: NOW + SHUTDOWN_BOUND_MS, ..RUNNING };
+        let late = NOW + Phase::Failed.bound_ms().unwrap();
+        let local = Local { phase: Phase::Failed, now_ms: late, ..RUNNING };
         assert_eq!(next_step(Some(&desired(Power::Running, 1)), &local), Step::Kill(None));
     }
 }

@@ -48,11 +48,15 @@ pub(crate) struct Parts {
 
 /// Memory that the cgroup of such a machine allows, bytes.
 pub(crate) fn memory_limit(shape: Shape, acceleration: Acceleration) -> u64 {
-    let translation = match acceleration {
-        Acceleration::Kvm => 0,
-        Acceleration::Tcg => TRANSLATION_MIB,
-    };
-    shape.memory_mib().saturating_add(translation).saturating_add(OVERHEAD_MIB).saturating_mul(1 << 20)
+    shape.memory_mib().saturating_add(overhead_mib(acceleration)).saturating_mul(1 << 20)
+}
+
+/// Memory that an instance may use beside its guest's, MiB.
+pub(crate) fn overhead_mib(acceleration: Acceleration) -> u64 {
+    match acceleration {
+        Acceleration::Kvm => OVERHEAD_MIB,
+        Acceleration::Tcg => OVERHEAD_MIB.saturating_add(TRANSLATION_MIB),
+    }
 }
 
 /// A path that QEMU opens through a descriptor it inherited: folders on the way need not be open to its user, and no

@@ -46,6 +46,29 @@ struct Refusal {
     class: String,
 }
 
+/// Why a machine ends: what QEMU's `ShutdownCause` says of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It powered itself off.
+    PoweredOff,
+    /// It reset itself, which ends the machine. A reboot does this, and so does a panicked kernel.
+    Reset,
+    /// It told a panic device that it panicked.
+    Panicked,
+}
+
+impl Ending {
+    fn named(reason: &str) -> Option<Self> {
+        match reason {
+            "guest-shutdown" => Some(Self::PoweredOff),
+            "guest-reset" => Some(Self::Reset),
+            "guest-panic" => Some(Self::Panicked),
+            // The host's doing: whoever did it knows.
+            _ => None,
+        }
+    }
+}
+
 fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("QEMU's monitor: {what}"))
 }
@@ -85,19 +108,19 @@ impl Monitor {
         self.execute("quit").await.map(drop)
     }
 
-    /// Reads until QEMU says that the guest powered itself off (`true`), or the monitor ends.
+    /// Reads until QEMU says why the machine ends; nothing when the monitor ends without.
     ///
     /// # Errors
     /// When the monitor sends what is not QMP.
-    pub(crate) async fn powered_off(&mut self) -> io::Result<bool> {
+    pub(crate) async fn ending(&mut self) -> io::Result<Option<Ending>> {
         loop {
             let line = match self.line().await {
                 Ok(line) => line,
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
                 Err(error) => return Err(error),
             };
             if line.event.as_deref() == Some("SHUTDOWN") {
-                return Ok(line.data.is_some_and(|data| data.reason.as_deref() == Some("guest-shutdown")));
+                return Ok(line.data.and_then(|data| Ending::named(data.reason.as_deref()?)));
             }
         }
     }
@@ -129,5 +152,41 @@ impl Monitor {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         serde_json::from_str(&text).map_err(|_| invalid("not a JSON line"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::listen;
+
+    async fn ending(last: &'static str) -> Option<Ending> {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = listen(folder.path(), file::QMP_SOCKET, 0o600).unwrap();
+        let qemu = std::thread::spawn(move || {
+            use std::io::{BufRead as _, Write as _};
+            let mut stream = listener.accept().unwrap().0;
+            stream.write_all(b"{\"QMP\": {}}\n").unwrap();
+            std::io::BufReader::new(stream.try_clone().unwrap()).read_line(&mut String::new()).unwrap();
+            stream.write_all(b"{\"return\": {}}\n{\"event\": \"RTC_CHANGE\", \"data\": {}}\n").unwrap();
+            stream.write_all(last.as_bytes()).unwrap();
+        });
+        let ending = Monitor::open(folder.path()).await.unwrap().ending().await.unwrap();
+        qemu.join().unwrap();
+        ending
+    }
+
+    #[tokio::test]
+    async fn the_reason_of_a_shutdown_event_is_told_apart() {
+        let event = |reason: &str| -> &'static str {
+            let line =
+                format!("{{\"event\": \"SHUTDOWN\", \"data\": {{\"guest\": true, \"reason\": \"{reason}\"}}}}\n");
+            line.leak()
+        };
+        assert_eq!(ending(event("guest-shutdown")).await, Some(Ending::PoweredOff));
+        assert_eq!(ending(event("guest-reset")).await, Some(Ending::Reset));
+        assert_eq!(ending(event("guest-panic")).await, Some(Ending::Panicked));
+        assert_eq!(ending(event("host-signal")).await, None);
+        assert_eq!(ending("").await, None);
     }
 }

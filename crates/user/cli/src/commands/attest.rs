@@ -120,7 +120,10 @@ struct Verified {
 impl Show for Verified {
     fn text(&self) -> String {
         let Self { instance, boot, recorded_at, verdict } = self;
-        format!("asked: {instance}, {boot}; recorded at {recorded_at} by the clock of who recorded it\n{}", verdict.text())
+        format!(
+            "asked: {instance}, {boot}; recorded at {recorded_at} by the clock of who recorded it\n{}",
+            verdict.text()
+        )
     }
 }
 

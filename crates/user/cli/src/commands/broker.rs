@@ -50,3 +50,30 @@ fn describe(notice: &Notice) -> Option<String> {
         Notice::Away(error) => format!("waiting for the cloud: {error}"),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use lambda_attest::{Check, Claims, Decision, Outcome, Tee, Verdict};
+    use lambda_types::InstanceId;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_printed_with_the_checks_that_failed() {
+        let check = |id: &str, outcome, detail: &str| Check { id: id.into(), outcome, detail: detail.into() };
+        let verdict = Verdict {
+            verdict: Decision::Rejected,
+            tier: Tee::Tpm.tier(),
+            tee: Tee::Tpm,
+            product: "test".into(),
+            claims: Claims::new(),
+            checks: vec![
+                check("tpm.measured.kernel", Outcome::Fail, "another kernel"),
+                check("binding.boot", Outcome::Pass, "the boot"),
+            ],
+        };
+        let id = InstanceId::from_bits(1);
+        let line = describe(&Notice::Event(id, Event::Refused(Box::new(verdict)))).unwrap();
+        assert_eq!(line, format!("{id} refused: rejected, tier platform: tpm.measured.kernel (another kernel)"));
+    }
+}

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use lambda_sdk::broker::Event;
-use lambda_sdk::customer::NewInstance;
 use lambda_attest::Policy;
+use lambda_sdk::broker::Event;
+use lambda_sdk::customer::{NewInstance, Started};
 use lambda_sdk::resolve::Known;
 use lambda_sdk::{Customer, images, policies};
 use lambda_types::InstanceId;
-use lambda_types::instance::{InstanceState, Power, VOLUME_GIB};
+use lambda_types::instance::VOLUME_GIB;
 
 use crate::args::{Boot, Create, Format, Run};
 use crate::commands::attest::summary;
@@ -47,11 +47,10 @@ pub(crate) async fn start(format: Format, args: &Boot) -> Result<(), Failure> {
     let customer = customer()?;
     let known = prepare(&customer, args).await?;
     let id = known.instance.id;
-    if known.instance.desired == Power::Running && known.instance.state == InstanceState::Ready {
+    if customer.start(&known.instance).await? == Started::AlreadyRunning {
         Progress::start().note(&format!("{} is already running; nothing was started", called(&known)));
         return show(format, &customer, id).await;
     }
-    customer.client.start_instance(id).await?;
     boot(format, &customer, id, &args.run).await
 }
 
@@ -94,12 +93,7 @@ async fn show(format: Format, customer: &Customer, id: InstanceId) -> Result<(),
 }
 
 /// Releases the instance's keys once its evidence is accepted, showing each step.
-async fn serve(
-    customer: &Customer,
-    id: InstanceId,
-    timeout: Duration,
-    progress: &mut Progress,
-) -> Result<(), Failure> {
+async fn serve(customer: &Customer, id: InstanceId, timeout: Duration, progress: &mut Progress) -> Result<(), Failure> {
     let served = customer.serve(id, timeout, &mut |event| step(progress, &event)).await;
     progress.finish();
     served.map(|_| ()).map_err(|error| {

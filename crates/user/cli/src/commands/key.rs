@@ -40,7 +40,7 @@ impl Show for Project {
     fn text(&self) -> String {
         let what = if self.resumed { "An interrupted rotation is finished" } else { "The project key was rotated" };
         let mut text = format!("{what}: version {} of {}.\n", self.version, self.key);
-        text.push_str(&format!("Sealed anew: {} instances.\n", self.resealed.len()));
+        text.push_str(&format!("Instances sealed anew: {}\n", self.resealed.len()));
         for id in &self.foreign {
             text.push_str(&format!("{id} is sealed under a key that this machine has not; it was left as it is.\n"));
         }

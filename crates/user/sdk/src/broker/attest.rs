@@ -35,7 +35,11 @@ impl Answered<Outstanding> {
 }
 
 impl<J: Judge> Engine<J> {
-    pub(super) async fn attest(&self, id: InstanceId, timeout: Duration) -> Result<(Verdict, Answered<J::Outstanding>), Error> {
+    pub(super) async fn attest(
+        &self,
+        id: InstanceId,
+        timeout: Duration,
+    ) -> Result<(Verdict, Answered<J::Outstanding>), Error> {
         let mut last = "no answer yet".to_owned();
         match tokio::time::timeout(timeout, self.attest_unbounded(id, &mut last)).await {
             Ok(result) => result,

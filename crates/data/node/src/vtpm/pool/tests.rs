@@ -6,6 +6,7 @@ use lambda_transport::pki::Authority;
 
 use super::*;
 use crate::host::cgroup::{Cgroups, Limits};
+use crate::vtpm::control::Control;
 
 const UID: u32 = 412_400;
 
@@ -112,6 +113,36 @@ async fn an_interrupted_adoption_is_replaced_by_a_whole_one() {
     assert_eq!(Identity::load(&bench.instance()).unwrap(), Some(identity));
     assert!(!bench.instance().join("tpm/half").exists());
     assert!(bench.instance().join("tpm/tpm2-00.permall").exists());
+}
+
+/// Powers a vTPM on, reads its endorsement key, and kills swtpm with the TPM running.
+fn key_read_before_a_kill(bench: &Bench) -> lambda_tpm::Public {
+    use crate::host::process::end_child;
+    use crate::layout::{connect, listen};
+    let folder = bench.instance();
+    let listener = listen(&folder, file::TPM_SOCKET, 0o600).unwrap();
+    let workshop = &bench.workshop;
+    let process = crate::vtpm::start(&workshop.swtpm, &folder, &listener, UID, &workshop.cgroup).unwrap();
+    let mut control = Control::new(connect(&folder, file::TPM_SOCKET).unwrap()).unwrap();
+    let mut data = control.open_data().unwrap();
+    control.power_on().unwrap();
+    let mut tpm = lambda_tpm::Tpm::new(&mut data);
+    tpm.startup_clear().unwrap();
+    let public = tpm.create_ek().unwrap().public;
+    end_child(process, Duration::ZERO).unwrap();
+    public
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_endorsement_key_survives_that_swtpm_is_killed() {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+    let bench = Bench::new("/usr/bin/swtpm");
+    let identity = bench.pool().adopt(&bench.instance()).await.unwrap();
+    std::fs::set_permissions(bench.instance(), std::fs::Permissions::from_mode(0o711)).unwrap();
+    chown(bench.instance().join("tpm"), Some(UID), Some(UID)).unwrap();
+    for _ in 0..3 {
+        assert_eq!(key_read_before_a_kill(&bench).encode().unwrap(), identity.ek_public.0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! The broker's own faults: restarts at each point, lost answers, competing brokers, a cloud that lies.
 
+mod customer;
 mod fake;
 mod guest;
 mod rotation;
@@ -71,12 +72,10 @@ async fn rounds(daemon: &mut Daemon<'_, FakeJudge>, world: &World) -> Vec<Error>
     while !world.fake.waiting().is_empty() && errors.is_empty() && started.elapsed() < Duration::from_secs(1) {
         let waiting = world.fake.waiting();
         daemon
-            .round(&waiting, &mut |notice| {
-                match notice {
-                    Notice::Failed(_, error) => errors.push(error),
-                    Notice::Event(_, Event::Refused(verdict)) => errors.push(Error::Refused(verdict)),
-                    Notice::Event(..) | Notice::Away(_) => {}
-                }
+            .round(&waiting, &mut |notice| match notice {
+                Notice::Failed(_, error) => errors.push(error),
+                Notice::Event(_, Event::Refused(verdict)) => errors.push(Error::Refused(verdict)),
+                Notice::Event(..) | Notice::Away(_) => {}
             })
             .await;
         tokio::time::sleep(Duration::from_millis(10)).await;

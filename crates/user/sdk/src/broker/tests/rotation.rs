@@ -22,7 +22,8 @@ impl Rotation {
         {
             let mut state = fake.state.lock().unwrap();
             let id = state.instance.id;
-            state.instance.metadata = keyring.seal(id, &Metadata { name: "web".into(), ..Metadata::default() }).unwrap();
+            state.instance.metadata =
+                keyring.seal(id, &Metadata { name: "web".into(), ..Metadata::default() }).unwrap();
         }
         Self { fake, folder, _dir: dir }
     }

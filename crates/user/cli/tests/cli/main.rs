@@ -1,0 +1,189 @@
+//! The built program: exit codes, output formats, and what it never prints. No cloud is there.
+
+mod bench;
+mod evidence;
+mod secrets;
+
+use bench::Bench;
+
+/// Every command a person can type, without arguments.
+const COMMANDS: [&str; 25] = [
+    "connect",
+    "instance create",
+    "instance list",
+    "instance show",
+    "instance start",
+    "instance stop",
+    "instance restart",
+    "instance delete",
+    "instance attest",
+    "instance why",
+    "ssh",
+    "cp",
+    "image build",
+    "image import",
+    "image measure",
+    "image trust",
+    "image list",
+    "broker run",
+    "key rotate-master",
+    "key rotate-project",
+    "attest inspect",
+    "attest verify",
+    "policy new",
+    "policy show",
+    "completions",
+];
+
+#[test]
+fn the_help_of_every_command_has_an_example() {
+    let bench = Bench::new();
+    for command in COMMANDS {
+        let mut args: Vec<&str> = command.split(' ').collect();
+        args.push("--help");
+        let run = bench.run(&args);
+        assert_eq!(run.code, 0, "{command}: {run:?}");
+        assert!(
+            run.out.contains("Example") && run.out.contains(&format!("lambda {command}")),
+            "{command}:\n{}",
+            run.out
+        );
+    }
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense_ends_with_2_and_says_why() {
+    let bench = Bench::new();
+    let lines: [(&[&str], &str); 8] = [
+        (&["nonsense"], "nonsense"),
+        (&["instance", "create"], "--name"),
+        (&["instance", "list", "-o", "xml"], "xml"),
+        (&["instance", "start", "web", "--timeout", "0"], "--timeout"),
+        (&["instance", "create", "--name", "a", "--image", "b", "--ssh-key", "c", "--shape", "huge"], "huge"),
+        (&["attest", "verify", "x", "--policy", "y", "--at", "yesterday"], "2026-01-31T12:00:00Z"),
+        (&["attest", "verify", "x", "--policy", "y", "--instance", "web"], "web"),
+        (&["cp", "a", "b"], "INSTANCE:PATH"),
+    ];
+    for (args, reason) in lines {
+        let run = bench.connected().run(args);
+        assert_eq!(run.code, 2, "{args:?}: {run:?}");
+        assert!(run.err.contains(reason) && run.out.is_empty(), "{args:?}: {run:?}");
+    }
+}
+
+#[test]
+fn without_a_connection_every_command_that_needs_one_ends_with_2_and_says_how_to_connect() {
+    let bench = Bench::new();
+    let policy = bench::data("policy.json");
+    let lines: [&[&str]; 10] = [
+        &["instance", "list"],
+        &["instance", "show", "web"],
+        &["instance", "start", "web"],
+        &["instance", "attest", "web"],
+        &["ssh", "web"],
+        &["cp", "x", "web:/"],
+        &["image", "list"],
+        &["broker", "run", "--policy", &policy],
+        &["key", "rotate-master"],
+        &["key", "rotate-project"],
+    ];
+    for args in lines {
+        let run = bench.run(args);
+        assert_eq!(run.code, 2, "{args:?}: {run:?}");
+        assert!(run.err.contains("lambda connect") && run.out.is_empty(), "{args:?}: {run:?}");
+    }
+    assert_eq!(std::fs::read_dir(bench.folder()).unwrap().count(), 0, "nothing was made");
+}
+
+#[test]
+fn completions_know_the_commands() {
+    let bench = Bench::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let run = bench.run(&["completions", shell]);
+        assert_eq!(run.code, 0, "{run:?}");
+        for word in ["rotate-project", "import", "completions"] {
+            assert!(run.out.contains(word), "{shell} does not know {word}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_coloured_where_nobody_looks_or_colour_is_not_wanted() {
+    let bench = Bench::new();
+    let policy = bench::data("policy.json");
+    let lines: [&[&str]; 3] = [&["--help"], &["nonsense"], &["policy", "show", &policy]];
+    for args in lines {
+        for variable in ["NO_COLOR", "UNUSED"] {
+            let run = bench.run_with(args, variable, "1");
+            assert!(!run.out.contains('\u{1b}') && !run.err.contains('\u{1b}'), "{args:?} {variable}: {run:?}");
+        }
+    }
+}
+
+#[test]
+fn a_policy_is_shown_with_its_tier_firmware_rule_platform_ca_images_and_hash() {
+    let bench = Bench::new();
+    let policy = bench::data("policy.json");
+    let run = bench.run(&["policy", "show", &policy]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let json: serde_json::Value =
+        serde_json::from_str(&bench.run(&["policy", "show", &policy, "-o", "json"]).out).unwrap();
+    let ca = &json["platform_cas"][0];
+    for text in [json["sha256"].as_str(), ca["sha256"].as_str(), ca["subject"].as_str()] {
+        assert!(run.out.contains(text.unwrap()), "{text:?}:\n{}", run.out);
+    }
+    let pem = json["policy"]["tpm"]["platform_cas"][0].as_str().unwrap();
+    assert_eq!(ca["sha256"], lambda_attest::pki::fingerprint(pem.as_bytes()).unwrap());
+    assert!(
+        run.out.contains("least tier      platform") && run.out.contains("TPM firmware    any version"),
+        "{}",
+        run.out
+    );
+}
+
+#[test]
+fn a_policy_that_leaves_something_out_is_shown_as_accepting_nothing() {
+    let bench = Bench::new();
+    let path =
+        bench.file("policy.json", br#"{"version":1,"tpm":{"firmware_version":{"one-of":["0011223344556677"]}}}"#);
+    let run = bench.run(&["policy", "show", &path]);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(run.out.contains("one of 0011223344556677"), "{}", run.out);
+    assert_eq!(run.out.matches("nothing is accepted").count(), 2, "tier and CA:\n{}", run.out);
+}
+
+#[test]
+fn an_import_of_bad_input_ends_with_2_and_the_reason() {
+    let bench = Bench::new();
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(64, 0);
+    (elf[16], elf[18], elf[20], elf[52]) = (2, 62, 1, 64);
+    let guest = bench.file("lambda-guest", &elf);
+    let (rootfs, kernel, out) = (bench.file("rootfs.tar", b"no"), bench.file("vmlinuz", b"no"), bench.path("out"));
+    let import = |kernel: &str, guest: &str| {
+        let paths = ["--rootfs", &rootfs, "--kernel", kernel, "--guest", guest, "--out", &out];
+        bench.run(&[&["image", "import", "--name", "mine"][..], &paths].concat())
+    };
+    for (run, reason) in [
+        (import(&kernel, &guest), "the kernel is not usable"),
+        (import(&bench.path("none"), &guest), "none"),
+        (import(&kernel, &bench.path("none")), "--guest"),
+        (import(&kernel, &kernel), "not a static ELF"),
+    ] {
+        assert_eq!(run.code, 2, "{reason}: {run:?}");
+        assert!(run.err.contains(reason), "{reason}: {run:?}");
+    }
+    assert!(!std::path::Path::new(&out).join("image.json").exists());
+}
+
+#[test]
+fn the_master_key_is_rotated_without_a_cloud_and_the_keyring_still_opens() {
+    let bench = Bench::new().connected();
+    let key = || std::fs::read(bench.folder().join("master.key")).unwrap();
+    let before = key();
+    let run = bench.run(&["key", "rotate-master", "-o", "json"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert_ne!(key(), before);
+    lambda_sdk::Keyring::load(&lambda_sdk::config::Folder::at(bench.folder())).unwrap();
+    let _: serde_json::Value = serde_json::from_str(&run.out).unwrap();
+}
