@@ -55,6 +55,7 @@ pub(crate) enum Event {
     ApiKeyCreated { key: ApiKeyId, project: ProjectId, scopes: Vec<Scope> },
     ApiKeyRevoked { key: ApiKeyId, project: ProjectId },
     NodeRegistered { node: NodeId },
+    NodeForgotten { node: NodeId },
     NodeOfferChanged { node: NodeId },
     NodeGenerationAdopted { node: NodeId, generation: u64 },
     InstanceCreated { instance: InstanceId, project: ProjectId, shape: Shape, image: ImageId, volume_gib: u32 },

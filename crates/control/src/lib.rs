@@ -33,7 +33,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use lambda_transport::{Identity, Limits, Protocol, Roots, Shutdown, tls};
 use lambda_types::api_key::Scope;
-use lambda_types::{ApiKeyId, ProjectId};
+use lambda_types::{ApiKeyId, NodeId, ProjectId};
 
 use crate::app::App;
 use crate::audit::{Actor, Cause};
@@ -136,6 +136,36 @@ pub async fn revoke_api_key(database: &Path, id: ApiKeyId) -> anyhow::Result<Api
     write.commit_bookkeeping().await?;
     store.close().await;
     key.with_context(|| format!("there is no API key {id}; list them to see which there are"))
+}
+
+/// How long a node must have been silent before it can be forgotten.
+const FORGET_AFTER_MS: u64 = 10 * 60 * 1000;
+
+/// Removes a node that never comes back, and every instance on it: only the node could have said that nothing remains.
+/// Gives the number of instances. Works while the control plane runs.
+///
+/// # Errors
+/// When the store cannot be opened or written, there is no such node, or it was heard from in the last ten minutes.
+pub async fn forget_node(database: &Path, id: NodeId) -> anyhow::Result<usize> {
+    let store = open(database, Arc::new(Hub::default())).await?;
+    let mut write = store.write(Cause::of(Actor::Operator)).await?;
+    let node = store::node::find(write.connection(), id).await?.with_context(|| format!("there is no node {id}"))?;
+    let silent_ms = write.at_ms.saturating_sub(node.last_seen_ms);
+    if silent_ms < FORGET_AFTER_MS {
+        anyhow::bail!(
+            "node {id} was heard from {} s ago; only one that is silent for 600 s is forgotten",
+            silent_ms / 1000
+        );
+    }
+    let rows = store::instance::on_node(write.connection(), id).await?;
+    for row in &rows {
+        place::remove(&mut write, row).await?;
+    }
+    write.delete_node(id).await?;
+    write.audit(&audit::Event::NodeForgotten { node: id }).await?;
+    write.commit().await?;
+    store.close().await;
+    Ok(rows.len())
 }
 
 async fn open(database: &Path, hub: Arc<Hub>) -> anyhow::Result<Store> {

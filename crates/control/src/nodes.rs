@@ -50,10 +50,10 @@ pub(crate) async fn sync(app: &App, id: NodeId, request: SyncRequest) -> Result<
     loop {
         let mut woken = std::pin::pin!(wake.notified());
         woken.as_mut().enable();
-        let Answer { response, last_broker, more } = desired(app, id, &request).await?;
-        let until = if more { rest_at } else { deadline };
+        let Answer { response, cursor, rest } = desired(app, id, &request).await?;
+        let until = if rest { rest_at } else { deadline };
         if response.generation > request.generation || Instant::now() >= until || app.shutdown.is_cancelled() {
-            app.hub.set_broker_cursor(id, last_broker.filter(|_| more));
+            app.hub.set_broker_cursor(id, cursor);
             return Ok(response);
         }
         tokio::select! {
@@ -78,10 +78,10 @@ fn check(id: NodeId, request: &SyncRequest) -> Result<(), ApiError> {
 /// The desired set with its generation.
 struct Answer {
     response: SyncResponse,
-    /// Whose broker message was the last to fit.
-    last_broker: Option<InstanceId>,
-    /// Broker messages were left out for the next answer.
-    more: bool,
+    /// Whose broker message was the last to fit, when some did not.
+    cursor: Option<InstanceId>,
+    /// Broker messages were left out of this answer or of the one before.
+    rest: bool,
 }
 
 /// What the node should have, from one consistent state.
@@ -92,9 +92,11 @@ async fn desired(app: &App, id: NodeId, request: &SyncRequest) -> Result<Answer,
     let mut pending = mailbox::broker_messages(&mut tx, id).await?;
     tx.commit().await?;
     pending.retain(|(instance, message)| !handed_over(request, *instance, message));
-    let (mut brokers, last_broker, more) = fitting(pending, app.hub.broker_cursor(id), BROKER_BYTES);
+    let former = app.hub.broker_cursor(id);
+    let (mut brokers, last, more) = fitting(pending, former, BROKER_BYTES);
+    let rest = more || (former.is_some() && last.is_some());
     let desired = rows.iter().filter_map(|row| view::desired(row, brokers.remove(&row.id))).collect();
-    Ok(Answer { response: SyncResponse { generation, desired }, last_broker, more })
+    Ok(Answer { response: SyncResponse { generation, desired }, cursor: last.filter(|_| more), rest })
 }
 
 fn handed_over(request: &SyncRequest, instance: InstanceId, message: &Message) -> bool {

@@ -173,3 +173,24 @@ async fn a_project_cannot_have_more_instances_than_its_quota() {
     assert!(refused.body["detail"].as_str().unwrap().contains("quota is 64"), "{}", refused.body);
     assert_eq!(cloud.other_tenant().await.create(InstanceId::from_bits(65)).await.status, 202);
 }
+
+#[tokio::test]
+async fn a_node_that_never_comes_back_is_forgotten_with_its_instances() {
+    let cloud = Cloud::start().await;
+    let (customer, mut node) = (cloud.customer(), cloud.node(1));
+    node.sync(0).await;
+    let id = InstanceId::from_bits(1);
+    customer.create(id).await;
+    customer.delete(id).await;
+    let store = cloud.folder.path().join("store.sqlite");
+    let early = lambda_control::forget_node(&store, node.id).await.unwrap_err();
+    assert!(early.to_string().contains("heard from"), "{early:#}");
+    assert_eq!(customer.show(id).await.state, InstanceState::Deleting);
+    let database = cloud.database().await;
+    sqlx::query("UPDATE nodes SET last_seen_ms = last_seen_ms - 600000").execute(&database).await.unwrap();
+    assert_eq!(lambda_control::forget_node(&store, node.id).await.unwrap(), 1);
+    assert_eq!(customer.get(&format!("/v1/instances/{id}")).await.status, 404);
+    assert!(lambda_control::forget_node(&store, node.id).await.is_err(), "there is none");
+    assert!(node.sync(0).await.desired.is_empty(), "it may come back as a new one");
+    assert_eq!(customer.create(InstanceId::from_bits(2)).await.instance().node, Some(node.id));
+}

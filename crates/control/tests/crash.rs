@@ -63,10 +63,11 @@ async fn a_killed_control_plane_loses_nothing_that_it_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
     let authority = write_pki(folder.path());
     let database = folder.path().join("store.sqlite");
-    let key = lambda_control::create_api_key(&database, None, &Scope::ALL).await.unwrap();
-    let principal = Principal { key: key.id, project: key.project, scopes: Scope::ALL.to_vec() };
-    let mut acknowledged: Vec<InstanceId> = Vec::new();
+    let mut acknowledged: Vec<(Principal, InstanceId)> = Vec::new();
     for round in 0u128..4 {
+        // A project each, so that no quota refuses.
+        let key = lambda_control::create_api_key(&database, None, &Scope::ALL).await.unwrap();
+        let principal = Principal { key: key.id, project: key.project, scopes: Scope::ALL.to_vec() };
         let (process, address) = spawn(folder.path()).await;
         let client = peer(&authority, address, Role::Gateway, "main");
         let customer = Customer { client, principal: principal.clone() };
@@ -82,7 +83,7 @@ async fn a_killed_control_plane_loses_nothing_that_it_acknowledged() {
         while let Some(done) = tasks.join_next().await {
             let (id, accepted) = done.unwrap();
             if accepted {
-                acknowledged.push(id);
+                acknowledged.push((principal.clone(), id));
                 seen += 1;
             }
             if seen == 10 {
@@ -93,15 +94,15 @@ async fn a_killed_control_plane_loses_nothing_that_it_acknowledged() {
         while let Some(done) = tasks.join_next().await {
             let (id, accepted) = done.unwrap();
             if accepted {
-                acknowledged.push(id);
+                acknowledged.push((principal.clone(), id));
             }
         }
     }
     assert!(acknowledged.len() >= 40);
     let (_process, address) = spawn(folder.path()).await;
-    let customer = Customer { client: peer(&authority, address, Role::Gateway, "main"), principal };
-    for id in &acknowledged {
-        customer.show(*id).await;
+    let client = peer(&authority, address, Role::Gateway, "main");
+    for (principal, id) in acknowledged {
+        Customer { client: client.clone(), principal }.show(id).await;
     }
     books_balance(&database).await;
 }

@@ -215,7 +215,7 @@ async fn the_largest_messages_of_many_instances_come_in_turn() {
     let begun = Instant::now();
     let mut delivered = 0;
     while delivered < TENANTS * EACH {
-        assert!(begun.elapsed() < Duration::from_secs(30), "{delivered} delivered");
+        assert!(begun.elapsed() < Duration::from_secs(15), "{delivered} delivered");
         let mut bytes = 0;
         for desired in node.sync(30).await.desired {
             if let Some(broker) = desired.broker {
@@ -227,6 +227,7 @@ async fn the_largest_messages_of_many_instances_come_in_turn() {
             }
         }
     }
+    assert!(begun.elapsed() < Duration::from_secs(15), "the rest had to wait for {:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! `lambdad api-key`: make, list and revoke. The store belongs to the control plane's user, who could have put anything into its folder: it is
+//! `lambdad api-key` and `lambdad forget-node`. The store belongs to the control plane's user, who could have put anything into its folder: it is
 //! opened by a child that becomes that user first. A new key comes back through a pipe.
 
 use std::io::Write as _;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use lambda_types::api_key::Scope;
-use lambda_types::{ApiKeyId, ProjectId};
+use lambda_types::{ApiKeyId, NodeId, ProjectId};
 use tokio::io::AsyncReadExt as _;
 use zeroize::Zeroizing;
 
@@ -60,6 +60,16 @@ pub(crate) struct Revoke {
     data: PathBuf,
 }
 
+/// A node that never comes back.
+#[derive(Debug, Args)]
+pub(crate) struct ForgetNode {
+    /// Its id, `node_…`.
+    node: NodeId,
+    /// The data folder.
+    #[arg(long)]
+    data: PathBuf,
+}
+
 /// The child's part.
 #[derive(Debug, Args)]
 pub(crate) struct InStore {
@@ -83,6 +93,8 @@ enum Task {
     List,
     /// End a key.
     Revoke { key: ApiKeyId },
+    /// Remove a node and its instances.
+    ForgetNode { node: NodeId },
 }
 
 fn scope(name: &str) -> Result<Scope, String> {
@@ -168,6 +180,11 @@ pub(crate) fn revoke(options: &Revoke) -> Result<()> {
     print(&Layout::new(&options.data)?, &["revoke", &options.key.to_string()])
 }
 
+/// Removes a node and its instances from the store.
+pub(crate) fn forget_node(options: &ForgetNode) -> Result<()> {
+    print(&Layout::new(&options.data)?, &["forget-node", &options.node.to_string()])
+}
+
 /// Lets a child that opens the store print.
 fn print(layout: &Layout, task: &[&str]) -> Result<()> {
     let runtime =
@@ -227,6 +244,10 @@ pub(crate) fn in_store(options: &InStore) -> Result<()> {
                 writeln!(out, "{}  {}  {state}  {}", key.id, key.project, names(&key.scopes)).context("printing")?;
             }
             Ok(())
+        }
+        Task::ForgetNode { node } => {
+            let instances = runtime.block_on(lambda_control::forget_node(&store, *node))?;
+            writeln!(out, "{node} is forgotten, and {instances} instances of it").context("printing")
         }
         Task::Revoke { key } => {
             let key = runtime.block_on(lambda_control::revoke_api_key(&store, *key))?;

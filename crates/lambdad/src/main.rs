@@ -54,6 +54,8 @@ enum Command {
     /// API keys.
     #[command(subcommand)]
     ApiKey(ApiKey),
+    /// Remove a node that never comes back, and every instance on it, from the store. Their volumes were on it.
+    ForgetNode(key::ForgetNode),
     /// Say what this machine can do and what is missing, with the fix.
     Doctor {
         /// Also look at this data folder.
@@ -99,6 +101,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::ApiKey(ApiKey::Create(options)) => key::create(&options),
         Command::ApiKey(ApiKey::List(options)) => key::list(&options),
         Command::ApiKey(ApiKey::Revoke(options)) => key::revoke(&options),
+        Command::ForgetNode(options) => key::forget_node(&options),
         Command::Doctor { data, json } => doctor::run(data.as_deref(), json),
         Command::StoreKey(options) => key::in_store(&options),
     }

@@ -190,7 +190,8 @@ fn keys_are_made_while_the_region_runs_and_their_files_are_private() {
 #[test]
 fn a_key_has_the_scopes_that_were_asked_for_and_can_be_revoked() {
     let region = Region::start();
-    let key = |arguments: &[&str]| lambdad(&["api-key"]).args(arguments).arg("--data").arg(region.data()).output().unwrap();
+    let key =
+        |arguments: &[&str]| lambdad(&["api-key"]).args(arguments).arg("--data").arg(region.data()).output().unwrap();
     let out = region.folder.path().join("broker.key");
     let scoped = ["create", "--project", "new", "--scope", "read", "--scope", "broker", "--out", out.to_str().unwrap()];
     let made = key(&scoped);
@@ -205,6 +206,11 @@ fn a_key_has_the_scopes_that_were_asked_for_and_can_be_revoked() {
     assert!(key(&["revoke", &id]).status.success());
     assert!(line().ends_with("revoked  read, broker"), "{}", line());
     assert!(!key(&["revoke", "key_00000000000000000000000001"]).status.success(), "there is none");
+    let settings = std::fs::read_to_string(region.data().join("settings.json")).unwrap();
+    let node = settings.split('"').find(|word| word.starts_with("node_")).unwrap().to_owned();
+    let forget = lambdad(&["forget-node", &node, "--data"]).arg(region.data()).output().unwrap();
+    let said = String::from_utf8_lossy(&forget.stderr).into_owned();
+    assert!(!forget.status.success() && said.contains("heard from"), "{said}");
     assert!(!key(&["create", "--project", "new", "--scope", "root", "--out", "/nowhere"]).status.success());
 }
 

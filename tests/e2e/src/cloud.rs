@@ -1,10 +1,12 @@
 //! The daemons of one cloud, on loopback, in a folder of their own.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use crate::customer::{finish, ssh_keygen};
@@ -25,8 +27,6 @@ pub struct Cloud {
     folder: TempDir,
     options: Options,
     up: Option<Child>,
-    /// cgroups that were there before.
-    foreign: Vec<String>,
     bin: PathBuf,
     image: PathBuf,
 }
@@ -58,7 +58,6 @@ impl Cloud {
             folder,
             options,
             up: None,
-            foreign: cgroups(),
             bin: from_environment("LAMBDA_BIN_DIR"),
             image: from_environment("LAMBDA_IMAGE_DIR"),
         };
@@ -188,7 +187,7 @@ impl Cloud {
     /// When something is.
     pub fn down(&mut self) {
         self.stop();
-        let mut command = self.lambdad(["down", "--data"]);
+        let mut command = self.lambdad(["down", "--now", "--data"]);
         command.arg(self.data());
         let _ = finish(command, None, Duration::from_secs(90)).ok();
         assert_eq!(self.left_behind(), Vec::<String>::new(), "left behind after down");
@@ -204,7 +203,7 @@ impl Cloud {
             .map(|(pid, command)| format!("process {pid}: {command}"))
             .collect();
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        left.extend(cgroups().into_iter().filter(|name| !self.foreign.contains(name)));
+        left.extend(cgroups(&self.data().join("node")));
         left.extend(mounts.lines().filter(|line| line.contains(&mark)).map(|line| format!("mount {line}")));
         left
     }
@@ -227,17 +226,14 @@ pub fn processes() -> Vec<(i32, String)> {
         .collect()
 }
 
-/// Names of the cgroups that node agents made, in every hierarchy.
-#[must_use]
-pub fn cgroups() -> Vec<String> {
-    let top = std::path::Path::new("/sys/fs/cgroup");
-    let below = |folder: &Path| -> Vec<PathBuf> {
-        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
-    };
-    let mut all = below(top);
-    all.extend(below(top).iter().flat_map(|folder| below(folder)));
-    let ours = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("lambda-"));
-    all.iter().filter(|path| ours(path)).map(|path| path.display().to_string()).collect()
+/// cgroups of the node agent that works in this folder, in every hierarchy.
+fn cgroups(node: &Path) -> Vec<String> {
+    let digest: String = Sha256::digest(node.as_os_str().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let name = format!("lambda-{}", &digest[..16]);
+    let top = Path::new("/sys/fs/cgroup");
+    let hierarchies = std::fs::read_dir(top).into_iter().flatten().flatten().map(|entry| entry.path());
+    let folders = hierarchies.chain([top.to_path_buf()]).map(|folder| folder.join(&name));
+    folders.filter(|folder| folder.exists()).map(|folder| folder.display().to_string()).collect()
 }
 
 impl Drop for Cloud {
@@ -250,7 +246,7 @@ impl Drop for Cloud {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
                 let _ = up.wait();
             }
-            let mut command = self.lambdad(["down", "--data"]);
+            let mut command = self.lambdad(["down", "--now", "--data"]);
             let _ = command.arg(self.data()).status();
         } else {
             self.down();

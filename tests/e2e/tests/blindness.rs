@@ -99,7 +99,11 @@ fn the_operator_keeps_nothing_of_what_the_customer_planted() {
     std::fs::write(&metrics, fetch(&cloud, "/metrics")).expect("writable");
     let cores = ["gateway", "control", "node"].map(|role| core_of(&cloud, role, out));
     wait_for("the control packet in the capture", Duration::from_secs(10), || {
-        if search_file(&out.join("lo.pcap"), &[sent.clone()]).is_empty() { Err("not yet".into()) } else { Ok(()) }
+        if search_file(&out.join("lo.pcap"), std::slice::from_ref(&sent)).is_empty() {
+            Err("not yet".into())
+        } else {
+            Ok(())
+        }
     });
     let (lo, tap) = (loopback.stop(), segment.stop());
 
@@ -111,7 +115,8 @@ fn the_operator_keeps_nothing_of_what_the_customer_planted() {
 
     // Each place can be searched: something that must be there is found.
     let data = cloud.data();
-    let found: Vec<PathBuf> = search_tree(&data, &[known.clone()]).into_iter().map(|(path, _)| path).collect();
+    let found: Vec<PathBuf> =
+        search_tree(&data, std::slice::from_ref(&known)).into_iter().map(|(path, _)| path).collect();
     for part in ["control/", "node/"] {
         assert!(found.iter().any(|path| path.starts_with(data.join(part))), "no control in {part}: {found:?}");
     }
@@ -125,7 +130,7 @@ fn the_operator_keeps_nothing_of_what_the_customer_planted() {
         "the tap was captured"
     );
     for core in &cores[1..] {
-        assert!(!search_file(core, &[known.clone()]).is_empty(), "no control in {}", core.display());
+        assert!(!search_file(core, std::slice::from_ref(&known)).is_empty(), "no control in {}", core.display());
     }
     assert!(!search_file(&cores[0], &[Canary { place: "control", text: "lambda-request-id".into() }]).is_empty());
 }

@@ -14,6 +14,11 @@ fn an_instance_is_created_attested_used_restarted_and_deleted() {
     assert!(created.contains("platform"), "the tier is named:\n{created}");
     assert!(!created.to_lowercase().contains("confidential"), "a platform verdict is not confidential:\n{created}");
 
+    let running = cloud.left_behind();
+    for part in ["qemu-system", "swtpm", "mount", "/sys/fs/cgroup/"] {
+        assert!(running.iter().any(|what| what.contains(part)), "the leak check sees {part}: {running:?}");
+    }
+
     assert!(customer.ssh("web", "uname -a").ok().contains("Linux"));
     assert!(customer.ssh("web", "cat /etc/os-release").ok().contains("bookworm"));
     assert_eq!(customer.ssh("web", "exit 7").code, 7, "the remote exit code is passed on");

@@ -142,6 +142,12 @@ impl Write {
         Ok(())
     }
 
+    /// Removes a node that has no instances.
+    pub(crate) async fn delete_node(&mut self, id: NodeId) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM nodes WHERE id = $1").bind(id.to_string()).execute(self.connection()).await?;
+        Ok(())
+    }
+
     /// Stores an offer, and that the node spoke.
     pub(crate) async fn set_offer(&mut self, id: NodeId, offer: &NodeOffer) -> Result<(), StoreError> {
         sqlx::query(

@@ -253,8 +253,25 @@ mod tests {
     fn every_environment_value_that_can_be_released_reaches_the_guest_unharmed() {
         let mut secrets = lambda_crypto::InstanceSecrets::new("web").unwrap();
         let values = [
-            "plain", "", " ", " a b ", "\"", "a\"b", "\"ab\"", "a\"", "it's", "'q'", "\\", "a\\", "a\\\"b", "$HOME ${X} @{Y}",
-            "%h !x `y` ; & |", "a=b", "ü€", "a#b", " #",
+            "plain",
+            "",
+            " ",
+            " a b ",
+            "\"",
+            "a\"b",
+            "\"ab\"",
+            "a\"",
+            "it's",
+            "'q'",
+            "\\",
+            "a\\",
+            "a\\\"b",
+            "$HOME ${X} @{Y}",
+            "%h !x `y` ; & |",
+            "a=b",
+            "ü€",
+            "a#b",
+            " #",
         ];
         let mut sent = 0;
         for value in values {

@@ -8,6 +8,7 @@
 //!   vtpm-pool/<n>/       manufactured vTPMs that no instance owns yet
 //!   instances/<id>/      root's, mode 0711: QEMU's working folder, in which it can create nothing
 //!     state.json         root only: what the agent knows about the instance
+//!     state.json.damaged what a damaged one held, after it was rebuilt
 //!     volume.raw         the instance's ciphertext, sparse; QEMU's uid
 //!     vtpm.json          endorsement key and certificate, public
 //!     tpm/               swtpm's state; swtpm's uid

@@ -18,7 +18,7 @@ use lambda_types::image::file as part;
 use lambda_types::instance::Failure;
 use lambda_types::node::{Acceleration, DesiredInstance};
 
-use super::state::{InstanceRecord, persist_record};
+use super::state::InstanceRecord;
 use super::volume;
 use crate::host::cgroup::Limits;
 use crate::host::process::{ProcessRef, Sandbox, spawn};
@@ -120,18 +120,13 @@ pub(crate) async fn launch(node: &Arc<Node>, desired: &DesiredInstance, slot: u3
         return Err(StartError::Overlap);
     }
     let cgroup = make_cgroup(node, desired, acceleration).map_err(StartError::Cgroup)?;
-    let (image, vtpm, tap, (), ()) = tokio::try_join!(
+    // The vTPM's process is up by the time that the rules are in force. QEMU would find its socket listening anyway.
+    let (image, (identity, swtpm), tap, ()) = tokio::try_join!(
         timed("image", open_image(node, desired)),
-        timed("vtpm", prepare_vtpm(node, &folder, slot)),
+        timed("vtpm", start_vtpm(node, &folder, slot, &cgroup)),
         timed("network", open_network(node, slot, segment)),
         timed("volume", make_volume(node, desired, &folder, slot)),
-        timed("record", store_record(&folder)),
     )?;
-    let (listener, identity) = vtpm;
-    let swtpm = {
-        let (node, folder, cgroup) = (node.clone(), folder.clone(), cgroup.clone());
-        move || vtpm::start(&node.swtpm, &folder, &listener, node.swtpm_uid(slot), &cgroup)
-    };
     let order = QemuOrder {
         node: node.clone(),
         folder,
@@ -143,11 +138,7 @@ pub(crate) async fn launch(node: &Arc<Node>, desired: &DesiredInstance, slot: u3
         shape: desired.shape,
         mac: mac_text(segment.mac),
     };
-    // QEMU finds the vTPM's socket listening, whichever of the two is up first.
-    let (swtpm, qemu) = tokio::try_join!(
-        timed("swtpm", blocking(move || Ok(swtpm()?))),
-        timed("qemu", blocking(move || order.start())),
-    )?;
+    let qemu = timed("qemu", blocking(move || order.start())).await?;
     tracing::debug!(instance = %desired.id, elapsed_ms = started.elapsed().as_millis(), "QEMU started");
     Ok(Launched { qemu, swtpm, identity })
 }
@@ -217,12 +208,6 @@ async fn make_volume(node: &Node, desired: &DesiredInstance, folder: &Path, slot
     blocking(move || volume::prepare(&folder, gib, uid).map_err(StartError::Volume)).await
 }
 
-/// What the caller saved quickly; on the disk before a guest can write to its volume.
-async fn store_record(folder: &Path) -> Result<(), StartError> {
-    let folder = folder.to_owned();
-    blocking(move || persist_record(&folder).map_err(StartError::Folder)).await
-}
-
 /// Claims the segment of a guest that runs, and lets it in.
 ///
 /// # Errors
@@ -263,6 +248,18 @@ async fn prepare_vtpm(node: &Arc<Node>, folder: &Path, slot: u32) -> Result<(Uni
     std::os::unix::fs::chown(folder.join(file::TPM_SOCKET), Some(qemu), Some(qemu))
         .map_err(failed("hand over the control socket"))?;
     Ok((listener, identity))
+}
+
+async fn start_vtpm(
+    node: &Arc<Node>,
+    folder: &Path,
+    slot: u32,
+    cgroup: &Arc<Vec<OwnedFd>>,
+) -> Result<(Identity, ProcessRef), StartError> {
+    let (listener, identity) = prepare_vtpm(node, folder, slot).await?;
+    let (node, folder, cgroup) = (node.clone(), folder.to_owned(), cgroup.clone());
+    let starting = move || Ok(vtpm::start(&node.swtpm, &folder, &listener, node.swtpm_uid(slot), &cgroup)?);
+    Ok((identity, blocking(starting).await?))
 }
 
 /// Everything that QEMU is started with.

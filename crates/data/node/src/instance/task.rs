@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::guest::{MonitorLink, MonitorNews};
 use super::launch::{self, Launched};
-use super::state::{InstanceRecord, gone, now_ms};
+use super::state::{InstanceRecord, gone, now_ms, persist_record};
 use super::transition::{Local, Machine, Outcome, Step, next_step};
 use crate::channel::{Channel, ChannelError, Heard};
 use crate::host::process::Process;
@@ -149,6 +149,15 @@ impl InstanceTask {
         }
     }
 
+    /// Makes a quickly saved record outlive the host's end.
+    async fn persist(&self) {
+        let folder = self.folder.clone();
+        let persisted = tokio::task::spawn_blocking(move || persist_record(&folder)).await;
+        if let Err(error) = persisted.map_err(io::Error::other).flatten() {
+            tracing::error!(instance = %self.id, %error, "the record may not outlive the host's end");
+        }
+    }
+
     /// Takes up what an earlier agent left: a running QEMU is kept, anything else in the cgroup is not.
     async fn attach(&mut self) {
         let Some(record) = self.record.clone() else { return };
@@ -219,12 +228,14 @@ impl InstanceTask {
             }
             self.ended = true;
         }
-        // The control plane need not wait for the disk.
-        if let Some(Err(error)) = self.record.as_ref().map(|record| record.save_quickly(&self.folder)) {
-            tracing::debug!(instance = %self.id, %error, "the record is not stored at once");
+        // The control plane need not wait for the disk, and a guest writes to its own much later.
+        match self.record.as_ref().map(|record| record.save_quickly(&self.folder)) {
+            Some(Ok(())) => {
+                self.publish(Some(desired));
+                self.persist().await;
+            }
+            Some(Err(_)) | None => self.save().await,
         }
-        self.publish(Some(desired));
-        self.save().await;
         true
     }
 

@@ -20,7 +20,7 @@ const UNFINISHED: &str = "new-";
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// No vTPM was asked for during this time: the node has leisure to make more.
-const LEISURE: Duration = Duration::from_millis(500);
+const LEISURE: Duration = Duration::from_secs(2);
 
 type LastAdoption = Arc<std::sync::Mutex<Option<Instant>>>;
 
