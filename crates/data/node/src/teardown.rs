@@ -35,9 +35,17 @@ pub fn stop_guests(data_dir: &Path, bound: Duration) -> anyhow::Result<Vec<Strin
     let _lock = crate::lock(&layout)?;
     let deadline = Instant::now() + bound;
     let mut running = Vec::new();
+    let mut unknown = Vec::new();
     for entry in std::fs::read_dir(layout.instances())? {
         let folder = entry?.path();
-        let Some(record) = InstanceRecord::load(&folder)? else { continue };
+        let record = match InstanceRecord::load(&folder) {
+            Ok(Some(record)) => record,
+            Ok(None) => continue,
+            Err(error) => {
+                unknown.push(format!("{} ({error})", folder.display()));
+                continue;
+            }
+        };
         let Some(qemu) = record.qemu.filter(ProcessRef::lives) else { continue };
         running.push((record.id, qemu, ask(&folder)));
     }
@@ -45,7 +53,8 @@ pub fn stop_guests(data_dir: &Path, bound: Duration) -> anyhow::Result<Vec<Strin
         running.retain(|(_, qemu, _)| qemu.lives());
         // A guest that cannot be asked is not waited for.
         if Instant::now() >= deadline || running.iter().all(|(.., asked)| asked.is_err()) {
-            return Ok(running.iter().map(|(id, ..)| id.to_string()).collect());
+            unknown.extend(running.iter().map(|(id, ..)| id.to_string()));
+            return Ok(unknown);
         }
         std::thread::sleep(LOOK);
     }

@@ -170,7 +170,7 @@ impl<J: Judge> Engine<J> {
 fn finished(instance: Instance) -> Option<Result<Instance, Error>> {
     match (instance.desired, instance.state) {
         (_, InstanceState::Ready) => Some(Ok(instance)),
-        (_, InstanceState::Failed) => Some(Err(Error::Failed(wait::describe(&instance)))),
+        (_, InstanceState::Failed | InstanceState::Stopped) => Some(Err(Error::Failed(wait::describe(&instance)))),
         (Power::Stopped | Power::Deleted, _) => {
             Some(Err(Error::Failed(format!("it is being stopped or deleted: {}", wait::describe(&instance)))))
         }
