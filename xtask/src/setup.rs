@@ -84,7 +84,9 @@ fn install(release: Release, missing: &[Package]) -> Result<()> {
 
 fn apt_install() -> Command {
     let mut command = Command::new("apt-get");
-    command.args(["install", "-q", "-y", "-o", "Dpkg::Use-Pty=0", "--no-install-recommends"]).env("DEBIAN_FRONTEND", "noninteractive");
+    command
+        .args(["install", "-q", "-y", "-o", "Dpkg::Use-Pty=0", "--no-install-recommends"])
+        .env("DEBIAN_FRONTEND", "noninteractive");
     command
 }
 

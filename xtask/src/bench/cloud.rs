@@ -65,7 +65,18 @@ impl<'a> Cloud<'a> {
     /// Creates an instance; returns when the command does.
     pub(crate) fn create(&self, name: &str, shape: &str, more: &[&str]) -> Result<()> {
         let mut create = self.lambda();
-        create.args(["instance", "create", "--name", name, "--image", "debian-12", "--shape", shape, "--volume-gib", "2"]);
+        create.args([
+            "instance",
+            "create",
+            "--name",
+            name,
+            "--image",
+            "debian-12",
+            "--shape",
+            shape,
+            "--volume-gib",
+            "2",
+        ]);
         create.arg("--ssh-key").arg(self.ssh_key().with_extension("pub")).args(more);
         output(&mut create).map(|_| ())
     }

@@ -7,15 +7,28 @@ mod memory;
 mod share;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::build::{self, Profile};
 use crate::run::say;
 use crate::setup;
 
+/// A measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Create → first SSH command, against bare QEMU.
+    Boot,
+    /// The control plane's share of a creation.
+    Share,
+    /// Memory of the daemons.
+    Memory,
+}
+
 /// What to measure.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
+    /// Only this; all when left out.
+    part: Option<Part>,
     /// Boots of each kind; the median counts.
     #[arg(long, default_value_t = 3)]
     boots: usize,
@@ -45,18 +58,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let image = build::image(&binaries, false)?;
     let mut rows = Vec::new();
     let mut failed = 0;
-    let parts: [(&str, Box<dyn Fn() -> Result<Vec<Row>> + '_>); 3] = [
-        ("create to first SSH command, against bare QEMU", Box::new(|| boot::measure(&binaries, &image, options.boots))),
-        ("the control plane's share", Box::new(|| share::measure(&binaries, &image, options.creations))),
-        ("memory of the daemons", Box::new(|| memory::measure(&binaries, &image))),
-    ];
-    for (what, measure) in parts {
-        say(&format!("==> measuring: {what}"));
-        match measure() {
+    for part in Part::value_variants().iter().filter(|part| options.part.is_none_or(|only| only == **part)) {
+        say(&format!("==> measuring: {part:?}"));
+        let measured = match part {
+            Part::Boot => boot::measure(&binaries, &image, options.boots),
+            Part::Share => share::measure(&binaries, &image, options.creations),
+            Part::Memory => memory::measure(&binaries, &image),
+        };
+        match measured {
             Ok(more) => rows.extend(more),
             Err(error) => {
                 failed += 1;
-                rows.push(Row::new(what, format!("not measured: {error:#}"), ""));
+                rows.push(Row::new(format!("{part:?}"), format!("not measured: {error:#}"), ""));
             }
         }
     }
@@ -65,9 +78,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 fn print(rows: &[Row]) {
-    let width = |of: fn(&Row) -> &str, title: &str| rows.iter().map(|row| of(row).len()).chain([title.len()]).max().unwrap_or(0);
+    let width = |of: fn(&Row) -> &str, title: &str| {
+        rows.iter().map(|row| of(row).len()).chain([title.len()]).max().unwrap_or(0)
+    };
     let (what, measured) = (width(|row| &row.what, "what"), width(|row| &row.measured, "measured"));
-    println!("| {:what$} | {:measured$} | target |\n|{:-<w$}|{:-<m$}|---|", "what", "measured", "", "", w = what + 2, m = measured + 2);
+    println!(
+        "| {:what$} | {:measured$} | target |\n|{:-<w$}|{:-<m$}|---|",
+        "what",
+        "measured",
+        "",
+        "",
+        w = what + 2,
+        m = measured + 2
+    );
     for row in rows {
         println!("| {:what$} | {:measured$} | {} |", row.what, row.measured, row.target);
     }

@@ -14,8 +14,13 @@ use crate::measure;
 ///
 /// No `console=`: nothing is said on any console. `cryptomgr.notests` leaves out self tests that cost seconds without
 /// hardware virtualisation.
+///
+/// The host can hand a guest more than what is measured, and an init system that listened would run it as root: systemd
+/// imports credentials from QEMU's `fw_cfg` and from SMBIOS strings, and reads options from an EFI variable.
+/// `systemd.import_credentials=no`, `module_blacklist=` and `efi=noruntime` (no EFI variables) close these doors.
 const COMMON_PARAMETERS: &str = "quiet loglevel=0 panic=-1 8250.nr_uarts=0 net.ifnames=0 random.trust_cpu=on \
-     cryptomgr.notests no_timer_check systemd.show_status=0";
+     cryptomgr.notests no_timer_check efi=noruntime module_blacklist=qemu_fw_cfg,dmi_sysfs \
+     systemd.import_credentials=no systemd.show_status=0";
 
 /// The id of an image: the first 128 bits of the SHA-256 of its manifest's bytes.
 #[must_use]
