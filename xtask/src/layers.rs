@@ -40,8 +40,7 @@ const OPENERS: &[&str] = &["lambda-crypto", "hpke", "aes-gcm"];
 
 /// Crates whose code must neither panic nor be unsafe.
 const STRICT: &[&str] = &["lambda-types", "lambda-crypto", "lambda-tpm", "lambda-attest"];
-const STRICT_HEADER: &[&str] = &[
-    "#![forbid(unsafe_code)]",
+const STRICT_LINTS: [&str; 5] = [
     "clippy::unwrap_used",
     "clippy::expect_used",
     "clippy::panic",
@@ -171,9 +170,7 @@ fn house_rules(metadata: &Metadata, repository: &Path) -> Result<Vec<String>> {
         }
         let folder = package.manifest_path.parent().unwrap_or(repository);
         if STRICT.contains(&package.name.as_str()) {
-            let library = std::fs::read_to_string(folder.join("src/lib.rs")).context("src/lib.rs")?;
-            let missing = STRICT_HEADER.iter().filter(|line| !library.contains(**line));
-            wrong.extend(missing.map(|line| format!("{}: `{line}` is missing from src/lib.rs", package.name)));
+            wrong.extend(strictness(&package.name, folder)?);
         }
         for file in rust_files(folder)? {
             let lines = std::fs::read_to_string(&file)?.lines().count();
@@ -184,6 +181,64 @@ fn house_rules(metadata: &Metadata, repository: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(wrong)
+}
+
+/// What keeps a strict crate from being strict: a lint that its root does not deny, or one that some file takes back.
+fn strictness(name: &str, folder: &Path) -> Result<Vec<String>> {
+    let sources = folder.join("src");
+    let library = std::fs::read_to_string(sources.join("lib.rs")).context("src/lib.rs")?;
+    let mut wrong: Vec<String> =
+        undenied(&library).into_iter().map(|lint| format!("{name}: src/lib.rs does not deny {lint}")).collect();
+    for file in rust_files(&sources)? {
+        let inside = file.strip_prefix(&sources).unwrap_or(&file);
+        if inside.components().any(|part| matches!(part.as_os_str().to_str(), Some("tests" | "tests.rs"))) {
+            continue;
+        }
+        let taken_back = relaxed(&std::fs::read_to_string(&file).with_context(|| file.display().to_string())?);
+        wrong.extend(taken_back.into_iter().map(|lint| format!("{name}: src/{} allows {lint}", inside.display())));
+    }
+    Ok(wrong)
+}
+
+/// The lines that are neither comments nor in a `#[cfg(test)] mod … { … }`, without white space.
+fn shipped_code(source: &str) -> String {
+    let mut code = String::new();
+    let mut lines = source.lines().peekable();
+    while let Some(line) = lines.next() {
+        let text = line.trim_start();
+        if text == "#[cfg(test)]" && lines.peek().is_some_and(|next| next.contains("mod ") && next.ends_with('{')) {
+            // rustfmt puts the end of a block at the indentation of its start.
+            let end = format!("{}}}", &line[..line.len() - text.len()]);
+            lines.by_ref().find(|line| *line == end);
+        } else if !text.starts_with("//") {
+            code.extend(text.chars().filter(|c| !c.is_whitespace()));
+        }
+    }
+    code
+}
+
+/// What a crate root must deny and does not.
+fn undenied(library: &str) -> Vec<&'static str> {
+    let code = shipped_code(library);
+    let mut denied = BTreeSet::new();
+    for start in ["#![deny(", "#![cfg_attr(not(test),deny("] {
+        denied
+            .extend(code.split(start).skip(1).filter_map(|rest| rest.split(')').next()).flat_map(|all| all.split(',')));
+    }
+    let mut missing: Vec<&str> = STRICT_LINTS.into_iter().filter(|lint| !denied.contains(lint)).collect();
+    if !code.contains("#![forbid(unsafe_code)]") {
+        missing.push("unsafe_code (`forbid`)");
+    }
+    missing
+}
+
+/// Strict lints that the code allows, expects or only warns of.
+fn relaxed(source: &str) -> Vec<&'static str> {
+    let code = shipped_code(source);
+    let lists = ["allow(", "expect(", "warn("].into_iter().flat_map(|level| code.split(level).skip(1));
+    let named: BTreeSet<&str> =
+        lists.filter_map(|rest| rest.split(')').next()).flat_map(|list| list.split(',')).collect();
+    STRICT_LINTS.into_iter().filter(|lint| named.contains(lint)).collect()
 }
 
 fn inherits_lints(manifest: &str) -> bool {
@@ -293,5 +348,60 @@ mod tests {
         assert!(inherits_lints("[package]\n\n[lints]\nworkspace = true\n"));
         assert!(!inherits_lints("[package]\n[lints]\nworkspace = false\n"));
         assert!(!inherits_lints("[package]\nworkspace = true\n"));
+    }
+
+    const ROOT: &str = "//! A crate.
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+";
+
+    #[test]
+    fn a_root_that_denies_every_strict_lint_passes() {
+        assert_eq!(undenied(ROOT), Vec::<&str>::new());
+        assert_eq!(undenied(&ROOT.replace("cfg_attr(\n    not(test),\n    deny(", "deny(")), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn a_strict_lint_that_is_only_mentioned_or_of_another_level_is_missing() {
+        assert_eq!(
+            undenied(&ROOT.replace("        clippy::panic,\n", "        // clippy::panic,\n")),
+            ["clippy::panic"]
+        );
+        assert_eq!(undenied(&ROOT.replace("clippy::panic", "clippy::panic_in_result_fn")), ["clippy::panic"]);
+        assert_eq!(undenied(&ROOT.replace("    deny(", "    warn(")), STRICT_LINTS);
+        assert_eq!(undenied(&ROOT.replace("not(test)", "test")), STRICT_LINTS);
+        assert_eq!(undenied(&ROOT.replace("forbid", "warn")), ["unsafe_code (`forbid`)"]);
+    }
+
+    #[test]
+    fn a_strict_lint_that_code_takes_back_is_found() {
+        for code in [
+            "#[allow(clippy::panic)]\nfn f() {}\n",
+            "#[expect(\n    dead_code,\n    clippy::panic,\n    reason = \"short\"\n)]\nfn f() {}\n",
+            "#![cfg_attr(not(test), allow(clippy::panic))]\n",
+            "#[cfg(test)]\nmod tests {\n    fn f() {}\n}\n\n#[warn(clippy::panic)]\nfn f() {}\n",
+        ] {
+            assert_eq!(relaxed(code), ["clippy::panic"], "{code}");
+        }
+    }
+
+    #[test]
+    fn what_tests_and_comments_allow_does_not_count() {
+        for code in [
+            "// #[allow(clippy::panic)]\n",
+            "#[cfg(test)]\nmod tests {\n    #[allow(clippy::panic)]\n    fn f() {}\n}\n",
+            "#[allow(dead_code)]\nfn f() { g().expect(\"clippy::panic\") }\n",
+        ] {
+            assert_eq!(relaxed(code), Vec::<&str>::new(), "{code}");
+        }
     }
 }

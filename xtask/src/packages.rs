@@ -47,11 +47,30 @@ pub(crate) const ALL: &[Package] = &[
     package("openssh-client"),
     // The pages that are checked are those that git knows.
     Package { tests_only: true, ..package("git") },
-    // End-to-end tests: packet captures and core dumps.
+    // End-to-end tests: packet captures, core dumps, hostile stand-ins, signals.
     Package { tests_only: true, ..package("tcpdump") },
     Package { tests_only: true, ..package("gdb") },
     Package { tests_only: true, ..package("busybox-static") },
+    Package { tests_only: true, ..package("python3") },
+    Package { tests_only: true, ..package("curl") },
+    Package { tests_only: true, ..package("procps") },
+    // Certificates are read by a second implementation; programs run in other namespaces and with fewer rights.
+    Package { tests_only: true, ..package("openssl") },
+    Package { tests_only: true, ..package("util-linux") },
+    Package { tests_only: true, ..package("hostname") },
 ];
+
+/// The package whose age counts, and its program.
+pub(crate) const QEMU: (&str, &str) = ("qemu-system-x86", "qemu-system-x86_64");
+
+/// The oldest QEMU that runs guests as the node asks.
+pub(crate) const OLDEST_QEMU: (u32, u32) = (9, 1);
+
+/// Major and minor in what `qemu-system-x86_64 --version` prints.
+pub(crate) fn qemu_version(said: &str) -> Option<(u32, u32)> {
+    let mut numbers = said.split_once("version ")?.1.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
 
 /// The release that an `/etc/os-release` names.
 pub(crate) fn release(os_release: &str) -> Option<Release> {
@@ -81,6 +100,15 @@ mod tests {
         assert_eq!(release("VERSION_ID=\"13\"\nID=debian\n"), Some(Release::Trixie));
         assert_eq!(release("ID=ubuntu\nVERSION_ID=\"24.04\"\n"), None);
         assert_eq!(release("ID=debian\n"), None);
+    }
+
+    #[test]
+    fn debian_12s_own_qemu_is_too_old_and_its_backport_is_not() {
+        let old = qemu_version("QEMU emulator version 7.2.17 (Debian 1:7.2+dfsg-7+deb12u16)\n").unwrap();
+        let backport = qemu_version("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\n").unwrap();
+        assert!(old < OLDEST_QEMU && backport >= OLDEST_QEMU);
+        assert_eq!(qemu_version("QEMU emulator version 9.1\n"), Some(OLDEST_QEMU));
+        assert_eq!(qemu_version("not a QEMU"), None);
     }
 
     #[test]

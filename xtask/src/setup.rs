@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::packages::{ALL, Package, Release, installed, release};
+use crate::packages::{ALL, OLDEST_QEMU, Package, QEMU, Release, installed, qemu_version, release};
 use crate::{paths, run};
 
 const BACKPORTS_FILE: &str = "/etc/apt/sources.list.d/lambda-backports.sources";
@@ -50,14 +50,27 @@ fn packages(purpose: Purpose) -> Result<()> {
     };
     let listing = run::output(Command::new("dpkg-query").args(["-W", "-f=${Package} ${db:Status-Status}\n"]))?;
     let present = installed(&listing);
-    let missing: Vec<Package> = wanted.into_iter().filter(|package| !present.contains(package.name)).collect();
+    let old_qemu = present.contains(QEMU.0) && !recent_qemu();
+    let is_missing = |package: &Package| !present.contains(package.name) || (old_qemu && package.name == QEMU.0);
+    let missing: Vec<Package> = wanted.into_iter().filter(is_missing).collect();
     if missing.is_empty() {
         return Ok(());
     }
     if !rustix::process::geteuid().is_root() {
         bail!("installing needs root; missing packages: {}", names(&missing));
     }
-    run::step(&format!("installing Debian packages: {}", names(&missing)), || install(release, &missing))
+    run::step(&format!("installing Debian packages: {}", names(&missing)), || install(release, &missing))?;
+    if !recent_qemu() {
+        let (major, minor) = OLDEST_QEMU;
+        bail!("the {} on the path is older than {major}.{minor}, or does not start; remove it or update it", QEMU.1);
+    }
+    Ok(())
+}
+
+/// True when the QEMU on the path is new enough.
+fn recent_qemu() -> bool {
+    let said = run::output(Command::new(QEMU.1).arg("--version")).unwrap_or_default();
+    qemu_version(&said).is_some_and(|version| version >= OLDEST_QEMU)
 }
 
 fn install(release: Release, missing: &[Package]) -> Result<()> {

@@ -8,12 +8,16 @@ use clap::{Args, CommandFactory as _};
 use crate::run::{cargo, output, run, say, seconds, step};
 use crate::{build, docs, layers, paths, setup};
 
+/// The tests that boot no guest, and so need no image: not the end-to-end tests, not the guest's tests in QEMU, and none with
+/// `real_guest` in its name.
+const QUICK: &str = "not (package(lambda-e2e) | (package(lambda-guest) & kind(test)) | test(real_guest))";
+
 /// What to run.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Only tests whose name contains this; the other checks are left out.
     filter: Option<String>,
-    /// Leave out the end-to-end tests, which boot guests.
+    /// Leave out the tests that boot guests.
     #[arg(long)]
     quick: bool,
 }
@@ -49,7 +53,7 @@ fn tests(options: &Options) -> Result<()> {
     let mut nextest = setup::tool_command("cargo-nextest").context("cargo-nextest is not installed")?;
     nextest.current_dir(paths::repository()).args(["nextest", "run", "--locked", "--workspace", "--no-fail-fast"]);
     if options.quick {
-        nextest.args(["-E", "not package(lambda-e2e)"]);
+        nextest.args(["-E", QUICK]);
     } else {
         let binaries = build::binaries(build::Profile::Dev)?;
         let image = build::image(&binaries, false)?;
@@ -57,6 +61,11 @@ fn tests(options: &Options) -> Result<()> {
     }
     nextest.env("LAMBDA_CACHE_DIR", paths::cache());
     nextest.args(&options.filter);
+    let machines = std::env::var_os("LAMBDA_FIXTURES")
+        .map_or_else(|| paths::repository().join("../shared/fixtures"), std::path::PathBuf::from);
+    if !machines.is_dir() {
+        say(&format!("    NOT CHECKED: more real machines' logs (no {}; set LAMBDA_FIXTURES)", machines.display()));
+    }
     step("tests", || {
         let status = nextest.status().context("cannot start cargo-nextest")?;
         if !status.success() {
@@ -67,18 +76,72 @@ fn tests(options: &Options) -> Result<()> {
 }
 
 /// Advisories come from a database on GitHub. Where that cannot be reached they are not checked, and that is said: a machine
-/// behind mirrors must still be able to run the suite.
+/// behind mirrors must still be able to run the suite. Any other failure to fetch them is a failure.
 fn deny() -> Result<()> {
     let mut checks = vec!["bans", "licenses", "sources"];
     match output(cargo_deny()?.args(["fetch", "db"])) {
         Ok(_) => checks.push("advisories"),
-        Err(_) => say("    NOT CHECKED: advisories (the RustSec database on github.com cannot be reached from here)"),
+        Err(error) if is_unreachable(&format!("{error:#}")) => {
+            say(&format!("{error:#}"));
+            say("    NOT CHECKED: advisories (the RustSec database on github.com cannot be reached from here)");
+        }
+        Err(error) => return Err(error),
     }
     run(cargo_deny()?.args(["--locked", "check", "--hide-inclusion-graph"]).args(checks))
+}
+
+/// True when git or an HTTP client says that it got no connection, or that a proxy refused it.
+fn is_unreachable(said: &str) -> bool {
+    const PHRASES: &[&str] = &[
+        "could not resolve",
+        "dns error",
+        "failed to lookup address",
+        "temporary failure in name resolution",
+        "failed to connect",
+        "couldn't connect",
+        "tcp connect error",
+        "connection refused",
+        "connection reset",
+        "network is unreachable",
+        "no route to host",
+        "timed out",
+        "timeout was reached",
+        "connect tunnel failed",
+        "returned error: 403",
+        "403 forbidden",
+        "proxy",
+    ];
+    let said = said.to_lowercase();
+    PHRASES.iter().any(|phrase| said.contains(phrase))
 }
 
 fn cargo_deny() -> Result<std::process::Command> {
     let mut deny = setup::tool_command("cargo-deny").context("cargo-deny is not installed")?;
     deny.current_dir(paths::repository());
     Ok(deny)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_unreachable;
+
+    #[test]
+    fn a_database_that_cannot_be_reached_is_told_from_one_that_is_broken() {
+        for said in [
+            "fatal: unable to access 'https://github.com/RustSec/advisory-db/': Could not resolve host: github.com",
+            "fatal: unable to access 'https://github.com/': Failed to connect to github.com port 443: Connection timed out",
+            "fatal: unable to access 'https://github.com/': The requested URL returned error: 403",
+            "fatal: unable to access 'https://github.com/': CONNECT tunnel failed, response 403",
+        ] {
+            assert!(is_unreachable(said), "{said}");
+        }
+        for said in [
+            "failed to fetch advisory database: not a git repository",
+            "fatal: Remote branch main not found in upstream origin",
+            "error: No space left on device",
+            "fatal: unable to access 'https://github.com/': server certificate verification failed",
+        ] {
+            assert!(!is_unreachable(said), "{said}");
+        }
+    }
 }

@@ -168,7 +168,8 @@ fn guest_sentence(reason: FailureReason) -> String {
         | FailureReason::VolumeInitialise
         | FailureReason::PinUnacknowledged
         | FailureReason::RootAssembly
-        | FailureReason::Network => "start the instance again",
+        | FailureReason::Network
+        | FailureReason::Internal => "start the instance again",
     };
     format!("the guest gave up: {next}")
 }

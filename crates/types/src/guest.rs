@@ -142,6 +142,8 @@ pub enum FailureReason {
     RootAssembly,
     /// The network could not be configured.
     Network,
+    /// The guest program itself broke: a mistake in it.
+    Internal,
 }
 
 impl FailureReason {
@@ -165,6 +167,7 @@ impl FailureReason {
             Self::PinUnacknowledged => "pin-unacknowledged",
             Self::RootAssembly => "root-assembly",
             Self::Network => "network",
+            Self::Internal => "internal",
         }
     }
 }

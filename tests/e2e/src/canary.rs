@@ -1,7 +1,7 @@
 //! Searching for planted bytes where they must not be.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 /// Something planted, and the forms in which a careless program would keep it.
@@ -60,39 +60,76 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     memchr::memmem::find(haystack, needle).is_some()
 }
 
-/// Every file below `root` that holds one of the canaries, with the canary's place. Files that vanish meanwhile are skipped;
-/// sockets and devices are not read.
-#[must_use]
-pub fn search_tree(root: &Path, canaries: &[Canary]) -> Vec<(PathBuf, &'static str)> {
+/// Every file below `root` that holds one of the canaries, with the canary's place. What vanishes meanwhile is skipped;
+/// sockets, devices and namespaces have no bytes
+/// to read.
+///
+/// # Errors
+/// When a folder or file that is there cannot be read.
+pub fn search_tree(root: &Path, canaries: &[Canary]) -> io::Result<Vec<(PathBuf, &'static str)>> {
     let mut hits = Vec::new();
+    // The root itself must be there.
+    drop(std::fs::read_dir(root).map_err(|error| at(root, &error))?);
     let mut folders = vec![root.to_path_buf()];
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let Ok(kind) = entry.file_type() else { continue };
+        let Some(entries) = still_there(&folder, std::fs::read_dir(&folder))? else { continue };
+        for entry in entries {
+            let Some(entry) = still_there(&folder, entry)? else { continue };
+            let path = entry.path();
+            let Some(kind) = still_there(&path, entry.file_type())? else { continue };
             if kind.is_dir() {
-                folders.push(entry.path());
+                folders.push(path);
             } else if kind.is_file() {
-                hits.extend(search_file(&entry.path(), canaries).into_iter().map(|place| (entry.path(), place)));
+                let Some(file) = still_there(&path, File::open(&path))? else { continue };
+                if is_namespace(&file).map_err(|error| at(&path, &error))? {
+                    continue;
+                }
+                let places = search(file, canaries).map_err(|error| at(&path, &error))?;
+                hits.extend(places.into_iter().map(|place| (path.clone(), place)));
             }
         }
     }
-    hits
+    Ok(hits)
 }
 
-/// The places of the canaries that the file holds. Reads in overlapping windows; holes read as zeros.
-#[must_use]
-pub fn search_file(path: &Path, canaries: &[Canary]) -> Vec<&'static str> {
+/// The places of the canaries that the file holds.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn search_file(path: &Path, canaries: &[Canary]) -> io::Result<Vec<&'static str>> {
+    File::open(path).and_then(|file| search(file, canaries)).map_err(|error| at(path, &error))
+}
+
+/// True for a handle to a kernel namespace: it has a name in a folder and no bytes.
+fn is_namespace(file: &File) -> io::Result<bool> {
+    const NSFS_MAGIC: i64 = 0x6e73_6673;
+    Ok(rustix::fs::fstatfs(file)?.f_type == NSFS_MAGIC)
+}
+
+/// `None` for what is no longer there.
+fn still_there<T>(path: &Path, result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(at(path, &error)),
+    }
+}
+
+fn at(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot search {}: {error}", path.display()))
+}
+
+/// Reads in overlapping windows; holes read as zeros.
+fn search(mut file: File, canaries: &[Canary]) -> io::Result<Vec<&'static str>> {
     const WINDOW: usize = 8 << 20;
     const OVERLAP: usize = 128;
-    let Ok(mut file) = File::open(path) else { return Vec::new() };
     let mut found = Vec::new();
     let mut window = Vec::with_capacity(WINDOW + OVERLAP);
     loop {
         let keep = window.len().min(OVERLAP);
         window.drain(..window.len() - keep);
-        let Ok(read) = file.by_ref().take(WINDOW as u64).read_to_end(&mut window) else { break };
-        if read == 0 {
-            break;
+        if file.by_ref().take(WINDOW as u64).read_to_end(&mut window)? == 0 {
+            return Ok(found);
         }
         if window.iter().all(|byte| *byte == 0) {
             continue;
@@ -103,7 +140,6 @@ pub fn search_file(path: &Path, canaries: &[Canary]) -> Vec<&'static str> {
             }
         }
     }
-    found
 }
 
 #[cfg(test)]
@@ -126,5 +162,23 @@ mod tests {
             assert!(canary.is_in(encoded.as_bytes()), "{encoded}");
         }
         assert!(!canary.is_in(b"00112233445566778899aab_"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_and_not_an_absence() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let canary = Canary::new("here");
+        assert!(search_file(&folder.path().join("missing"), std::slice::from_ref(&canary)).is_err());
+        assert!(search_file(folder.path(), std::slice::from_ref(&canary)).is_err(), "a folder is not a file");
+        assert!(search_tree(&folder.path().join("missing"), std::slice::from_ref(&canary)).is_err());
+
+        std::fs::create_dir(folder.path().join("deep")).expect("writable");
+        let path = folder.path().join("deep/file");
+        // Across the border of two windows.
+        let mut bytes = vec![b'x'; (8 << 20) - 7];
+        bytes.extend_from_slice(canary.text.as_bytes());
+        std::fs::write(&path, bytes).expect("writable");
+        let hits = search_tree(folder.path(), std::slice::from_ref(&canary)).expect("readable");
+        assert_eq!(hits, [(path, "here")]);
     }
 }

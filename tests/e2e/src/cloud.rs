@@ -1,5 +1,6 @@
 //! The daemons of one cloud, on loopback, in a folder of their own.
 
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ pub struct Cloud {
     up: Option<Child>,
     bin: PathBuf,
     image: PathBuf,
+    before: BTreeSet<String>,
 }
 
 /// A file path from the environment.
@@ -60,6 +62,7 @@ impl Cloud {
             up: None,
             bin: from_environment("LAMBDA_BIN_DIR"),
             image: from_environment("LAMBDA_IMAGE_DIR"),
+            before: host(),
         };
         cloud.up();
         cloud
@@ -191,6 +194,10 @@ impl Cloud {
         command.arg(self.data());
         let _ = finish(command, None, Duration::from_secs(90)).ok();
         assert_eq!(self.left_behind(), Vec::<String>::new(), "left behind after down");
+        wait_for("the host to be as before the cloud", Duration::from_secs(10), || {
+            let new: Vec<String> = host().difference(&self.before).cloned().collect();
+            if new.is_empty() { Ok(()) } else { Err(new.join("; ")) }
+        });
     }
 
     /// Processes that name this cloud's folder or work in it, mounts inside it, and its cgroups.
@@ -224,6 +231,23 @@ pub fn processes() -> Vec<(i32, String)> {
             Some((pid, format!("{} in {}", String::from_utf8_lossy(&line).replace('\0', " "), folder.display())))
         })
         .collect()
+}
+
+/// What a cloud could leave in the host's own namespaces: network links, firewall tables, and abstract sockets.
+fn host() -> BTreeSet<String> {
+    let run = |program: &str, args: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null());
+        finish(command, None, Duration::from_secs(10)).ok()
+    };
+    let links = run("ip", &["-o", "link"]);
+    let links = links.lines().filter_map(|line| line.split(": ").nth(1)).map(|name| format!("link {name}"));
+    let tables = run("nft", &["list", "tables"]);
+    let tables = tables.lines().map(|line| format!("nft {line}"));
+    let sockets = std::fs::read_to_string("/proc/net/unix").expect("the kernel lists its sockets");
+    let names = sockets.lines().filter_map(|line| line.split_whitespace().nth(7));
+    let abstracts = names.filter(|name| name.starts_with("@lambda")).map(|name| format!("socket {name}"));
+    links.chain(tables).chain(abstracts).collect()
 }
 
 /// cgroups of the node agent that works in this folder, in every hierarchy.

@@ -1,4 +1,4 @@
-//! An operator who lies: a QEMU wrapper that swaps what the node agent asked for.
+//! An operator who lies: a QEMU wrapper that swaps what the node agent asked for, or adds to it.
 //!
 //! The node agent checks its own files before it uses them; an operator who wants to cheat replaces the agent's tools.
 //! The wrapper stands where the agent expects QEMU and rewrites the arguments before it runs the real one.
@@ -17,7 +17,7 @@ pub struct Swap {
     pub to: String,
 }
 
-/// The wrapper: swaps arguments, then stands between the node agent and the guest channel.
+/// The wrapper: swaps and adds arguments, then stands between the node agent and the guest channel.
 const WRAPPER: &str = r##"#!/usr/bin/python3
 import base64, json, os, re, socket, struct, sys, threading
 
@@ -34,6 +34,7 @@ for line in lines("swaps"):
     for i in range(len(args) - 1):
         if args[i] == flag:
             args[i + 1] = re.sub(old, new, args[i + 1], count=1)
+args += lines("extra")
 
 def read_frame(sock):
     head = sock.recv(4, socket.MSG_WAITALL)
@@ -52,7 +53,12 @@ def tampered(frame):
     recorded = os.path.join(home, "recorded-" + instance)
     substitute = os.path.join(home, "substitute-" + instance)
     if os.path.exists(substitute):
-        body["evidence"] = open(substitute).read()
+        evidence = open(substitute).read()
+        if os.path.exists(os.path.join(home, "rebind")):
+            parsed = json.loads(base64.b64decode(evidence))
+            parsed["binding"].update({name: body["hello"][name] for name in ("instance", "boot")})
+            evidence = base64.b64encode(json.dumps(parsed).encode()).decode()
+        body["evidence"] = evidence
         outer["body"] = base64.b64encode(json.dumps(body).encode()).decode()
     else:
         with open(recorded, "w") as file:
@@ -129,6 +135,32 @@ pub fn wrapper(folder: &Path) -> PathBuf {
 /// When the file cannot be written.
 pub fn listen(wrapper: &Path) {
     std::fs::write(wrapper.with_file_name("listen"), "").expect("writable");
+}
+
+/// From now on, substituted evidence is rewritten to name the instance and boot that it is sent for.
+///
+/// # Panics
+/// When the file cannot be written.
+pub fn rebind(wrapper: &Path) {
+    std::fs::write(wrapper.with_file_name("rebind"), "").expect("writable");
+}
+
+/// Substituted evidence is sent as it was recorded.
+///
+/// # Panics
+/// When the file cannot be removed.
+pub fn keep_binding(wrapper: &Path) {
+    std::fs::remove_file(wrapper.with_file_name("rebind")).expect("rebound before");
+}
+
+/// Sets arguments that the wrapper adds from its next start on.
+///
+/// # Panics
+/// When the file cannot be written.
+pub fn add(wrapper: &Path, arguments: &[&str]) {
+    let path = wrapper.with_file_name("extra");
+    std::fs::write(&path, arguments.join("\n")).expect("writable");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("own file");
 }
 
 /// Sets what the wrapper swaps from its next start on.

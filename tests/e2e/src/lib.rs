@@ -9,6 +9,7 @@
 //! | `LAMBDA_IMAGE_DIR` | a built image folder (`image.json`, `kernel`, …) |
 
 pub mod canary;
+pub mod capture;
 pub mod cloud;
 pub mod customer;
 pub mod hostile;

@@ -2,137 +2,245 @@
 //!
 //! The test also proves that it can find: each searched place holds a control, something that must be there.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use lambda_e2e::canary::{Canary, search_file, search_tree};
+use lambda_e2e::capture::Capture;
 use lambda_e2e::customer::finish;
-use lambda_e2e::{Cloud, wait_for};
+use lambda_e2e::{Cloud, Customer, wait_for};
 
-/// A running packet capture.
-struct Capture {
-    child: Child,
-    file: PathBuf,
+/// Everything that a customer can say.
+struct Planted {
+    name: Canary,
+    tag: Canary,
+    description: Canary,
+    user_data: Canary,
+    environment: Canary,
+    hostname: Canary,
+    comment: Canary,
+    file: Canary,
+    file_name: Canary,
+    argument: Canary,
+    body: Canary,
 }
 
-impl Capture {
-    /// Captures on one interface, inside the network namespace at `netns` if given.
-    fn start(interface: &str, netns: Option<&Path>, file: PathBuf) -> Self {
-        let mut command = match netns {
-            Some(path) => {
-                let mut command = Command::new("nsenter");
-                command.arg(format!("--net={}", path.display())).arg("tcpdump");
-                command
-            }
-            None => Command::new("tcpdump"),
-        };
-        command.args(["-i", interface, "-s", "0", "-U", "-Z", "root", "-w"]).arg(&file);
-        let log = file.with_extension("log");
-        let stderr = std::fs::File::create(&log).expect("writable");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
-        let child = command.spawn().expect("tcpdump starts");
-        wait_for("tcpdump to listen", Duration::from_secs(20), || {
-            let text = std::fs::read_to_string(&log).unwrap_or_default();
-            if text.contains("listening on") { Ok(()) } else { Err(text) }
-        });
-        Self { child, file }
+impl Planted {
+    fn new() -> Self {
+        Self {
+            name: Canary::new("instance name"),
+            tag: Canary::new("tag"),
+            description: Canary::new("description"),
+            user_data: Canary::new("user data"),
+            environment: Canary::new("environment"),
+            hostname: Canary::new("hostname"),
+            comment: Canary::new("authorized key comment"),
+            file: Canary::new("file on the volume"),
+            file_name: Canary::new("name of a file"),
+            argument: Canary::new("process argument"),
+            body: Canary::new("HTTP body"),
+        }
     }
 
-    fn stop(mut self) -> PathBuf {
-        Cloud::signal(i32::try_from(self.child.id()).expect("a pid"), "INT");
-        let _ = self.child.wait();
-        self.file.clone()
+    fn all(self) -> [Canary; 11] {
+        [
+            self.name,
+            self.tag,
+            self.description,
+            self.user_data,
+            self.environment,
+            self.hostname,
+            self.comment,
+            self.file,
+            self.file_name,
+            self.argument,
+            self.body,
+        ]
     }
+}
+
+/// Creates an instance with a canary in each thing that can be said about it.
+fn create(cloud: &Cloud, customer: &Customer, planted: &Planted) {
+    let script = cloud.scratch().join("user-data.sh");
+    std::fs::write(&script, format!("#!/bin/sh\necho {} > /var/lib/ran\n", planted.user_data.text)).expect("writable");
+    let public = PathBuf::from(format!("{}.pub", customer.ssh_key.display()));
+    let key = std::fs::read_to_string(&public).expect("readable");
+    std::fs::write(&public, format!("{} {}\n", key.trim(), planted.comment.text)).expect("writable");
+    let (tags, env) = (format!("role={}", planted.tag.text), format!("TOKEN={}", planted.environment.text));
+    let (host, script) = (format!("h{}", planted.hostname.text), script.display().to_string());
+    let more = ["--tag", &tags, "--user-data", &script, "--env", &env, "--hostname", &host];
+    let description = ["--description", &planted.description.text];
+    let _ = customer.create(&planted.name.text, &[&more[..], &description[..]].concat()).ok();
+}
+
+/// Uses the instance: a file, a process, and an HTTP request with a body, answered by the guest.
+fn work(customer: &Customer, planted: &Planted) {
+    let script = r#"
+set -e
+echo FILE > planted-NAME
+nohup bash -c 'sleep 600; true' ARGUMENT >/dev/null 2>&1 &
+rm -f listening
+perl -MIO::Socket::INET -e '
+    $l = IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1", LocalPort => 8080, ReuseAddr => 1) or die $@;
+    open F, ">", "listening"; close F;
+    $c = $l->accept; while (<$c>) { $n = $1 if /^Content-Length: (\d+)/; last if /^\r\n$/ }
+    read $c, $b, $n; print $c "HTTP/1.1 200 OK\r\nContent-Length: $n\r\nConnection: close\r\n\r\n$b"; close $c' </dev/null &
+for i in $(seq 100); do test -e listening && break; sleep 0.1; done
+exec 3<>/dev/tcp/127.0.0.1/8080
+printf 'POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 24\r\n\r\nBODY' >&3
+timeout 10 cat <&3
+sudo sync
+"#;
+    let script = [("NAME", &planted.file_name), ("FILE", &planted.file), ("ARGUMENT", &planted.argument)]
+        .into_iter()
+        .chain([("BODY", &planted.body)])
+        .fold(script.to_owned(), |script, (mark, canary)| script.replace(mark, &canary.text));
+    let answer = customer.ssh_with_input(&planted.name.text, "bash -s", script.as_bytes()).ok();
+    assert!(answer.contains("200 OK") && answer.contains(&planted.body.text), "the body was served: {answer}");
+}
+
+/// Reads every canary back.
+fn prove_planted(customer: &Customer, planted: &Planted) {
+    let ran = "for i in $(seq 100); do test -s /var/lib/ran && break; sleep 0.2; done; cat /var/lib/ran";
+    for (canary, script) in [
+        (&planted.hostname, "hostname"),
+        (&planted.comment, "cat ~/.ssh/authorized_keys"),
+        (&planted.environment, "cat /etc/environment"),
+        (&planted.user_data, ran),
+        (&planted.file, "cat planted-*"),
+        (&planted.file_name, "ls"),
+        (&planted.argument, "ps axww -o args || cat /proc/[0-9]*/cmdline"),
+    ] {
+        let seen = customer.ssh(&planted.name.text, script).ok();
+        assert!(seen.contains(&canary.text), "{} is in the guest: {seen}", canary.place);
+    }
+    let list = customer.run(["instance", "list", "-o", "json"]).ok();
+    let show = customer.run(["instance", "show", &planted.name.text, "-o", "json"]).ok();
+    for (canary, text) in [(&planted.name, &list), (&planted.tag, &list), (&planted.description, &show)] {
+        assert!(text.contains(&canary.text), "the customer sees the {}: {text}", canary.place);
+    }
+}
+
+/// A connection into the guest that stays open: the daemons carry it while they are looked into.
+struct Session(Child);
+
+impl Session {
+    fn open(customer: &Customer, name: &str) -> Self {
+        let key = customer.ssh_key.display().to_string();
+        let mut command = customer.command(["ssh", "--identity", &key, name, "--", "echo open; read end"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the CLI starts");
+        let mut line = String::new();
+        let _ = BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("readable");
+        assert_eq!(line, "open\n");
+        Self(child)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// What was collected of the operator's side.
+struct Findings {
+    data: PathBuf,
+    up: PathBuf,
+    metrics: PathBuf,
+    loopback: PathBuf,
+    taps: PathBuf,
+    cores: [PathBuf; 3],
 }
 
 #[test]
 fn the_operator_keeps_nothing_of_what_the_customer_planted() {
     let cloud = Cloud::start();
     let customer = cloud.customer("ada");
-    let plant = Canary::new;
-    let (name, tag, user_data) = (plant("instance name"), plant("tag"), plant("user data"));
-    let (environment, hostname, comment) = (plant("environment"), plant("hostname"), plant("authorized key comment"));
-    let (file, argument, body) = (plant("file on the volume"), plant("process argument"), plant("HTTP body"));
-
+    let planted = Planted::new();
     let out = cloud.scratch();
     let loopback = Capture::start("lo", None, out.join("lo.pcap"));
-    let segment = Capture::start("any", Some(&cloud.data().join("node/netns")), out.join("tap.pcap"));
+    let taps = Capture::start("any", Some(&cloud.data().join("node/netns")), out.join("tap.pcap"));
 
-    let script = out.join("user-data.sh");
-    std::fs::write(&script, format!("#!/bin/sh\n: {}\n", user_data.text)).expect("writable");
-    let public = PathBuf::from(format!("{}.pub", customer.ssh_key.display()));
-    let key = std::fs::read_to_string(&public).expect("readable");
-    std::fs::write(&public, format!("{} {}\n", key.trim(), comment.text)).expect("writable");
-    let (tags, env) = (format!("role={}", tag.text), format!("TOKEN={}", environment.text));
-    let host = format!("h{}", hostname.text);
-    let script = script.display().to_string();
-    let more = ["--tag", &tags, "--user-data", &script, "--env", &env, "--hostname", &host];
-    let _ = customer.create(&name.text, &more).ok();
+    create(&cloud, &customer, &planted);
+    work(&customer, &planted);
+    prove_planted(&customer, &planted);
 
-    // Planted for real: the guest has them.
-    assert!(customer.ssh(&name.text, "hostname").ok().contains(&hostname.text));
-    assert!(customer.ssh(&name.text, "cat ~/.ssh/authorized_keys").ok().contains(&comment.text));
-    assert!(customer.ssh(&name.text, "cat /etc/environment").ok().contains(&environment.text));
-    let inside = format!(
-        "echo {file} > planted; sync; nohup bash -c 'sleep 600; true' {argument} >/dev/null 2>&1 & \
-         printf 'POST / HTTP/1.1\\r\\nHost: localhost\\r\\nContent-Length: 24\\r\\n\\r\\n{body}' > /dev/tcp/127.0.0.1/22; \
-         pgrep -af {argument} | head -1",
-        file = file.text,
-        argument = argument.text,
-        body = body.text
-    );
-    let seen = customer.ssh_with_input(&name.text, "bash -s", inside.as_bytes()).ok();
-    assert!(seen.contains(&argument.text), "the process runs: {seen}");
-    let _ = customer.run(["instance", "list"]).ok();
-    let _ = customer.ssh(&name.text, "sudo sync").ok();
-
-    let id = customer.id(&name.text);
-    let known = Canary { place: "control", text: id.clone() };
-    let sent = Canary::new("control");
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
-    let to = socket.local_addr().expect("bound");
-    socket.send_to(sent.text.as_bytes(), to).expect("sent");
-
-    let canaries = [name, tag, user_data, environment, hostname, comment, file, argument, body];
+    let id = Canary { place: "control", text: customer.id(&planted.name.text) };
+    let packet = send_control_packet(&out.join("lo.pcap"));
     let metrics = out.join("metrics");
     std::fs::write(&metrics, fetch(&cloud, "/metrics")).expect("writable");
+    let session = Session::open(&customer, &planted.name.text);
     let cores = ["gateway", "control", "node"].map(|role| core_of(&cloud, role, out));
+    drop(session);
+    let (loopback, taps) = (loopback.stop(), taps.stop());
+    let findings = Findings { data: cloud.data(), up: out.join("up.log"), metrics, loopback, taps, cores };
+
+    holds_none(&findings, &planted.all());
+    files_can_be_searched(&findings, &id);
+    memory_and_wires_can_be_searched(&findings, &id, &packet);
+}
+
+fn holds_none(findings: &Findings, canaries: &[Canary]) {
+    assert_eq!(search_tree(&findings.data, canaries).expect("readable"), [], "in the daemons' data folder");
+    let Findings { up, metrics, loopback, taps, cores, .. } = findings;
+    for place in [up, metrics, loopback, taps].into_iter().chain(cores) {
+        let hits = search_file(place, canaries).expect("readable");
+        assert_eq!(hits, Vec::<&str>::new(), "in {}", place.display());
+    }
+}
+
+fn files_can_be_searched(findings: &Findings, id: &Canary) {
+    let data = &findings.data;
+    let found = search_tree(data, std::slice::from_ref(id)).expect("readable");
+    assert!(found.iter().any(|(path, _)| path.starts_with(data.join("node"))), "no control in node: {found:?}");
+    let [store, wal] = ["store.sqlite", "store.sqlite-wal"].map(|name| data.join("control").join(name));
+    let written = |path: &Path| std::fs::metadata(path).expect("the store has this file").len() > 0;
+    assert!(written(&store) || written(&wal), "the store is empty");
+    let in_store = found.iter().any(|(path, _)| *path == store || *path == wal);
+    assert!(in_store, "the store and its log hold the instance: {found:?}");
+
+    let logs = data.join("logs");
+    for (log, control) in [
+        (logs.join("gateway.log"), "req_"),
+        (logs.join("control.log"), "control plane listening"),
+        (logs.join("node.log"), "guests run "),
+        (findings.up.clone(), "the API is at"),
+    ] {
+        let text = std::fs::read_to_string(&log).unwrap_or_else(|error| panic!("{}: {error}", log.display()));
+        assert!(text.contains(control), "no `{control}` in {}:\n{text}", log.display());
+    }
+    let text = std::fs::read_to_string(&findings.metrics).expect("readable");
+    assert!(text.contains("# TYPE"), "metrics are metrics: {text}");
+    assert!(!text.contains(&id.text), "no tenant label in metrics");
+}
+
+fn memory_and_wires_can_be_searched(findings: &Findings, id: &Canary, packet: &Canary) {
+    let banner = Canary { place: "control", text: "SSH-2.0-".into() };
+    let [gateway, control, node] = &findings.cores;
+    for (place, known) in
+        [(&findings.loopback, packet), (&findings.taps, &banner), (gateway, id), (control, id), (node, id)]
+    {
+        let hits = search_file(place, std::slice::from_ref(known)).expect("readable");
+        assert_eq!(hits, [known.place], "no control in {}", place.display());
+    }
+}
+
+/// Sends a random packet over loopback, and waits until the capture holds it.
+fn send_control_packet(capture: &Path) -> Canary {
+    let sent = Canary::new("control");
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    socket.send_to(sent.text.as_bytes(), socket.local_addr().expect("bound")).expect("sent");
     wait_for("the control packet in the capture", Duration::from_secs(10), || {
-        if search_file(&out.join("lo.pcap"), std::slice::from_ref(&sent)).is_empty() {
-            Err("not yet".into())
-        } else {
-            Ok(())
+        match search_file(capture, std::slice::from_ref(&sent)) {
+            Ok(hits) if hits.is_empty() => Err("not yet".into()),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
         }
     });
-    let (lo, tap) = (loopback.stop(), segment.stop());
-
-    // Zero hits, in each place.
-    assert_eq!(search_tree(&cloud.data(), &canaries), [], "in the daemons' data folder");
-    for place in [&metrics, &lo, &tap, &cores[0], &cores[1], &cores[2]] {
-        assert_eq!(search_file(place, &canaries), Vec::<&str>::new(), "in {}", place.display());
-    }
-
-    // Each place can be searched: something that must be there is found.
-    let data = cloud.data();
-    let found: Vec<PathBuf> =
-        search_tree(&data, std::slice::from_ref(&known)).into_iter().map(|(path, _)| path).collect();
-    for part in ["control/", "node/"] {
-        assert!(found.iter().any(|path| path.starts_with(data.join(part))), "no control in {part}: {found:?}");
-    }
-    let request = Canary { place: "control", text: "req_".into() };
-    assert!(!search_tree(&data.join("logs"), &[request]).is_empty(), "no request in the logs");
-    let text = std::fs::read_to_string(&metrics).expect("readable");
-    assert!(text.contains("# TYPE"), "metrics are metrics: {text}");
-    assert!(!text.contains(&id), "no tenant label in metrics");
-    assert!(
-        !search_file(&tap, &[Canary { place: "control", text: "SSH-2.0-".into() }]).is_empty(),
-        "the tap was captured"
-    );
-    for core in &cores[1..] {
-        assert!(!search_file(core, std::slice::from_ref(&known)).is_empty(), "no control in {}", core.display());
-    }
-    assert!(!search_file(&cores[0], &[Canary { place: "control", text: "lambda-request-id".into() }]).is_empty());
+    sent
 }
 
 /// A core dump of a role's process.

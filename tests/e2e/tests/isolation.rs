@@ -1,11 +1,196 @@
 //! What instances can reach: nothing but their owner.
 
+use std::io::{BufRead as _, BufReader};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use lambda_e2e::capture::{Capture, inside, packets};
+use lambda_e2e::customer::finish;
 use lambda_e2e::{Cloud, Customer};
 
-/// Runs a probe in the guest that must fail; the probe prints `reached` when it got through.
+/// Runs a probe in the guest to its end; the probe prints `reached` when it got through.
+fn reaches(customer: &Customer, name: &str, what: &str, script: &str) -> bool {
+    let output = customer.ssh(name, &format!("{script}; echo probed"));
+    assert_eq!(output.code, 0, "the probe for {what} did not run:\n{}", output.all());
+    let lines: Vec<&str> = output.stdout.lines().collect();
+    assert_eq!(lines.last(), Some(&"probed"), "the probe for {what} did not end:\n{}", output.all());
+    lines.contains(&"reached")
+}
+
 fn must_not_reach(customer: &Customer, name: &str, what: &str, script: &str) {
-    let output = customer.ssh(name, script);
-    assert!(!output.all().contains("reached"), "{what} was reached:\n{}", output.all());
+    assert!(!reaches(customer, name, what, script), "{what} was reached by: {script}");
+}
+
+fn tcp(address: &str, port: u16) -> String {
+    format!("timeout 3 bash -c 'echo > /dev/tcp/{address}/{port}' && echo reached")
+}
+
+fn ping(address: &str) -> String {
+    format!("ping -c 1 -W 2 {address} && echo reached")
+}
+
+/// How an instance sees its network.
+struct Seat {
+    address: String,
+    link_local: String,
+    gateway: String,
+    tap: String,
+}
+
+impl Seat {
+    fn of(cloud: &Cloud, customer: &Customer, name: &str) -> Self {
+        let ask = |script: &str| {
+            let text = customer.ssh(name, script).ok().trim().to_owned();
+            assert!(!text.is_empty(), "{name} answers: {script}");
+            text
+        };
+        let address = ask("ip -4 -o addr show dev eth0 | awk '{print $4}' | cut -d/ -f1");
+        let link_local = ask("ip -6 -o addr show dev eth0 | awk '{print $4}' | cut -d/ -f1 | head -1");
+        let gateway = ask("ip route show default | awk '{print $3}'");
+        let mut command = inside(Some(&cloud.data().join("node/netns")), "ip");
+        command.args(["-4", "-o", "addr"]);
+        let taps = finish(command, None, Duration::from_secs(10)).ok();
+        let tap = taps.lines().find(|line| mentions(line, &gateway)).and_then(|line| line.split_whitespace().nth(1));
+        Self { address, link_local, tap: tap.expect("the instance has a tap").to_owned(), gateway }
+    }
+}
+
+/// True when the line holds this address, and not merely one that begins or ends with it.
+fn mentions(line: &str, address: &str) -> bool {
+    line.match_indices(address).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        let after = line[at + address.len()..].chars().next();
+        !before.is_some_and(|c| c.is_ascii_alphanumeric() || c == '.' || c == ':')
+            && !after.is_some_and(|c| c.is_ascii_alphanumeric())
+    })
+}
+
+/// A listener inside the node's network namespace; ended on drop.
+struct Listener {
+    child: Child,
+    port: u16,
+}
+
+impl Listener {
+    fn start(netns: &Path) -> Self {
+        let script = "import socket\ns = socket.create_server(('0.0.0.0', 0))\n\
+                      print(s.getsockname()[1], flush=True)\nwhile True: s.accept()[0].close()";
+        let mut command = inside(Some(netns), "/usr/bin/python3");
+        let mut child = command.args(["-c", script]).stdout(Stdio::piped()).spawn().expect("python3 starts");
+        let mut line = String::new();
+        let _ = BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a port");
+        let port = line.trim().parse().unwrap_or_else(|_| panic!("no port from the listener: {line:?}"));
+        Self { child, port }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An address of this host that is not loopback, if it has one with a route. Sends nothing.
+fn host_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("198.51.100.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback()).then_some(address)
+}
+
+/// The probes' means work: they reach what is open to them.
+fn the_probes_can_reach(customer: &Customer, name: &str) {
+    assert!(reaches(customer, name, "itself", &tcp("127.0.0.1", 22)), "positive control: TCP");
+    for loopback in ["127.0.0.1", "::1"] {
+        assert!(reaches(customer, name, "itself", &ping(loopback)), "positive control: ping {loopback}");
+    }
+}
+
+/// Everything an instance could try against its neighbours, from a plain connection to a forged source.
+fn probe_neighbours(ada: &Customer, one: &Seat, two: &Seat, three: &Seat) {
+    for (what, target) in [("a neighbour of the same tenant", two), ("another tenant", three)] {
+        must_not_reach(ada, "one", what, &tcp(&target.address, 22));
+        must_not_reach(ada, "one", what, &ping(&target.address));
+    }
+    let (net, target) = (neighbour(&two.address), &two.address);
+    let arp = format!(
+        "sudo ip addr add {net}/24 dev eth0; ping -c 1 -W 2 {target} >/dev/null; \
+         ip neigh show {target} | grep -q lladdr && echo reached; sudo ip addr del {net}/24 dev eth0"
+    );
+    must_not_reach(ada, "one", "a neighbour by ARP", &arp);
+    let v6 = format!(
+        "for i in 1 2; do ping -6 -c 1 -W 2 ff02::1%eth0; done | grep 'bytes from' | grep -v '{}' && echo reached",
+        one.link_local
+    );
+    must_not_reach(ada, "one", "anything by IPv6", &v6);
+    let (forged, gateway) = (&three.address, &one.gateway);
+    let spoof = format!(
+        "sudo ip addr add {forged}/32 dev eth0; ping -c 1 -W 2 -I {forged} {gateway} && echo reached; \
+         sudo ip addr del {forged}/32 dev eth0"
+    );
+    must_not_reach(ada, "one", "the host with a spoofed address", &spoof);
+}
+
+/// Services of the host, each of them listening: on its own address, and in the namespace that the guest's packets enter.
+fn probe_host(cloud: &Cloud, ada: &Customer, one: &Seat) {
+    let gateway_port = cloud.endpoint()["gateway"].as_str().expect("url").rsplit(':').next().expect("port").to_owned();
+    must_not_reach(ada, "one", "the gateway", &tcp(&one.gateway, gateway_port.parse().expect("a port")));
+    must_not_reach(ada, "one", "the host's SSH", &tcp(&one.gateway, 22));
+    if let Some(address) = host_address() {
+        let listener = TcpListener::bind((address, 0)).expect("a port on the host's address");
+        let at = listener.local_addr().expect("bound");
+        drop(TcpStream::connect_timeout(&at, Duration::from_secs(5)).expect("the listener is reachable from the host"));
+        must_not_reach(ada, "one", "a listener on the host's address", &tcp(&address.to_string(), at.port()));
+    }
+
+    let netns = cloud.data().join("node/netns");
+    let listener = Listener::start(&netns);
+    must_not_reach(ada, "one", "a listener in the namespace", &tcp(&one.gateway, listener.port));
+    // Only the firewall stands in between: without it the same probe gets through.
+    let mut open = inside(Some(&netns), "nft");
+    open.args(["insert", "rule", "inet", "lambda", "input", "accept"]);
+    let _ = finish(open, None, Duration::from_secs(10)).ok();
+    assert!(reaches(ada, "one", "the opened listener", &tcp(&one.gateway, listener.port)), "the listener is there");
+}
+
+/// Each probe arrived on the first instance's tap, and nothing of it on another.
+fn probes_left_and_ended(packets: &[String], one: &Seat, two: &Seat, three: &Seat) {
+    let on = |tap: &str| {
+        let (start, middle) = (format!("{tap} "), format!(" {tap} "));
+        packets.iter().filter(move |line| line.starts_with(&start) || line.contains(&middle)).collect::<Vec<_>>()
+    };
+    assert!(!packets.is_empty(), "packets were captured");
+    // What the guest says of its own accord, without its answers to SSH.
+    let answers = format!("{}.22 > {}", one.address, one.gateway);
+    let arrived: Vec<_> =
+        on(&one.tap).into_iter().filter(|line| !line.contains(" Out ") && !line.contains(&answers)).collect();
+    let last = |address: &str| format!("> {address}");
+    let expected = [
+        ("TCP to a neighbour", vec![one.address.clone(), format!("> {}.22:", two.address)]),
+        ("TCP to another tenant", vec![one.address.clone(), format!("> {}.22:", three.address)]),
+        ("ping of a neighbour", vec![last(&two.address), "ICMP echo request".into()]),
+        (
+            "ARP for a neighbour",
+            vec!["ARP".into(), format!("who-has {} tell {}", two.address, neighbour(&two.address))],
+        ),
+        ("IPv6 multicast", vec![one.link_local.clone(), "> ff02::1: ICMP6, echo request".into()]),
+        ("a forged source", vec![format!("{} > {}: ICMP echo request", three.address, one.gateway)]),
+    ];
+    for (what, parts) in &expected {
+        let seen = arrived.iter().any(|line| parts.iter().all(|part| line.contains(part.as_str())));
+        assert!(seen, "{what} did not leave the guest ({parts:?}):\n{arrived:#?}");
+    }
+    for other in [two, three] {
+        let lines = on(&other.tap);
+        assert!(!lines.is_empty(), "{} was captured", other.tap);
+        for mark in [&one.address, &one.link_local, &one.gateway, &neighbour(&two.address)] {
+            let crossed: Vec<_> = lines.iter().filter(|line| mentions(line, mark)).collect();
+            assert!(crossed.is_empty(), "{mark} was seen on {}: {crossed:#?}", other.tap);
+        }
+    }
 }
 
 #[test]
@@ -15,48 +200,15 @@ fn instances_reach_neither_each_other_nor_the_host() {
     let _ = ada.create("one", &[]).ok();
     let _ = ada.create("two", &[]).ok();
     let _ = bob.create("three", &[]).ok();
+    let netns = cloud.data().join("node/netns");
+    let capture = Capture::start("any", Some(&netns), cloud.scratch().join("taps.pcap"));
+    let (one, two, three) =
+        (Seat::of(&cloud, &ada, "one"), Seat::of(&cloud, &ada, "two"), Seat::of(&cloud, &bob, "three"));
 
-    let address = |customer: &Customer, name: &str| {
-        let text = customer.ssh(name, "ip -4 -o addr show dev eth0 | awk '{print $4}' | cut -d/ -f1").ok();
-        text.trim().to_owned()
-    };
-    let gateway = ada.ssh("one", "ip route show default | awk '{print $3}'").ok().trim().to_owned();
-    let (two, three) = (address(&ada, "two"), address(&bob, "three"));
-    assert!(!two.is_empty() && !three.is_empty() && !gateway.is_empty());
-    // The probe itself works: it reaches a port that is open to it.
-    let control = ada.ssh("one", "timeout 3 bash -c 'echo > /dev/tcp/127.0.0.1/22' && echo reached").ok();
-    assert!(control.contains("reached"), "positive control: {control}");
-    for loopback in ["127.0.0.1", "::1"] {
-        let control = ada.ssh("one", &format!("ping -c 1 -W 2 {loopback} && echo reached")).ok();
-        assert!(control.contains("reached"), "positive control: {control}");
-    }
-
-    let gateway_port = cloud.endpoint()["gateway"].as_str().expect("url").rsplit(':').next().expect("port").to_owned();
-    for (what, target) in [("a neighbour of the same tenant", &two), ("another tenant", &three)] {
-        let tcp = format!("timeout 3 bash -c 'echo > /dev/tcp/{target}/22' && echo reached");
-        must_not_reach(&ada, "one", what, &tcp);
-        let ping = format!("ping -c 1 -W 2 {target} && echo reached");
-        must_not_reach(&ada, "one", what, &ping);
-    }
-    for port in ["22", &gateway_port] {
-        let tcp = format!("timeout 3 bash -c 'echo > /dev/tcp/{gateway}/{port}' && echo reached");
-        must_not_reach(&ada, "one", "a service of the host", &tcp);
-    }
-    // ARP for a neighbour's address, IPv6 neighbours, and a spoofed source address.
-    let arp = format!(
-        "sudo ip addr add {two_net}/24 dev eth0 2>/dev/null; ping -c 1 -W 2 {two} >/dev/null; \
-         ip neigh show {two} | grep -q lladdr && echo reached; true",
-        two_net = neighbour(&two)
-    );
-    must_not_reach(&ada, "one", "a neighbour by ARP", &arp);
-    let v6 = "for i in 1 2; do ping -6 -c 1 -W 2 ff02::1%eth0; done | grep 'bytes from' \
-              | grep -v \"$(ip -6 -o addr show dev eth0 | awk '{print $4}' | cut -d/ -f1 | head -1)\" && echo reached; true";
-    must_not_reach(&ada, "one", "anything by IPv6", v6);
-    let spoof = format!(
-        "sudo ip addr add {three}/32 dev eth0; ping -c 1 -W 2 -I {three} {gateway} && echo reached; \
-         sudo ip addr del {three}/32 dev eth0; true"
-    );
-    must_not_reach(&ada, "one", "the host with a spoofed address", &spoof);
+    the_probes_can_reach(&ada, "one");
+    probe_neighbours(&ada, &one, &two, &three);
+    probe_host(&cloud, &ada, &one);
+    probes_left_and_ended(&packets(Some(&netns), &capture.stop()), &one, &two, &three);
 
     // And across tenants through the API: another tenant's instance does not exist.
     let id = bob.id("three");

@@ -23,6 +23,16 @@ fn refused_by(output: &Output, check: &str) {
     assert!(output.all().contains(check), "`{check}` is named:\n{}", output.all());
 }
 
+/// Attests a running instance, which must be refused; gives the checks that failed.
+fn refused_checks(customer: &Customer, name: &str) -> Vec<String> {
+    let output = customer.run(["instance", "attest", name, "-o", "json"]);
+    assert_eq!(output.code, 3, "attestation refused:\n{}", output.all());
+    let verdict: serde_json::Value = serde_json::from_str(&output.stdout).expect("a verdict");
+    let checks = verdict["checks"].as_array().expect("checks").iter();
+    let failed = checks.filter(|check| check["outcome"] == "fail");
+    failed.map(|check| check["id"].as_str().expect("an id").to_owned()).collect()
+}
+
 /// A world-readable copy of an image part.
 fn copy_of(cloud: &Cloud, folder: &tempfile::TempDir, part: &str) -> PathBuf {
     let to = folder.path().join(part);
@@ -101,8 +111,14 @@ fn substitute(folder: &tempfile::TempDir, recorded_of: &str, for_whom: &str) {
 
 #[test]
 fn another_machines_evidence_is_refused() {
-    let (_cloud, customer, _wrapper, folder) = overheard(&["one", "two"]);
+    let (_cloud, customer, wrapper, folder) = overheard(&["one", "two"]);
     substitute(&folder, &customer.id("two"), &customer.id("one"));
+    // It names the victim's instance and boot: the quote does not.
+    hostile::rebind(&wrapper);
+    let failed = refused_checks(&customer, "one");
+    assert!(failed.contains(&"tpm.quote.report-data".into()), "the quote covers the instance: {failed:?}");
+    assert!(!failed.iter().any(|check| check.starts_with("binding.")), "the binding was rewritten: {failed:?}");
+    hostile::keep_binding(&wrapper);
     let output = customer.run(["instance", "restart", "one"]);
     refused_by(&output, "binding.instance");
 }
@@ -113,6 +129,29 @@ fn replayed_evidence_is_refused() {
     let id = customer.id("one");
     substitute(&folder, &id, &id);
     // The same boot, the same keys: only the nonce is another.
-    let output = customer.run(["instance", "attest", "one"]);
-    refused_by(&output, "tpm.quote.report-data");
+    assert_eq!(refused_checks(&customer, "one"), ["tpm.quote.report-data"]);
+}
+
+#[test]
+fn credentials_from_the_host_do_not_reach_the_guest() {
+    let (_cloud, customer, wrapper, _folder) = hostile_cloud();
+    hostile::add(
+        &wrapper,
+        &[
+            "-fw_cfg",
+            "name=opt/io.systemd.credentials/tmpfiles.extra,string=f /etc/owned 0644 root root - owned",
+            "-smbios",
+            "type=11,value=io.systemd.credential:tmpfiles.extra=f /etc/owned2 0644 root root - owned",
+        ],
+    );
+    let output = customer.create("web", &[]);
+    if output.code == 3 {
+        return;
+    }
+    let _ = output.ok();
+    // The host's gifts are there: only the guest declines them.
+    let offered = customer.ssh("web", "sudo cat /sys/firmware/dmi/entries/11-*/raw").ok();
+    assert!(offered.contains("/etc/owned2"), "the wrapper added nothing: {offered}");
+    let found = customer.ssh("web", "ls -d /etc/owned /etc/owned2 2>/dev/null; echo probed").ok();
+    assert_eq!(found, "probed\n", "a credential of the host took effect");
 }

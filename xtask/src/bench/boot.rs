@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::Row;
-use super::cloud::Cloud;
+use super::cloud::{Acceleration, Cloud};
 use crate::build::Binaries;
 use crate::run::{output, say, seconds, succeeds};
 
@@ -28,19 +28,19 @@ const BUSYBOX: &str = "/bin/busybox";
 
 /// Measures all three, taking turns so that a slow minute of the machine hits all alike.
 pub(crate) fn measure(binaries: &Binaries, image: &Path, boots: usize) -> Result<Vec<Row>> {
-    let folder = std::env::temp_dir().join(format!("lambda-bench-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let result = Bare::prepare(&folder, image).and_then(|bare| turns(&bare, binaries, image, boots.max(1)));
-    std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    result
+    let folder = tempfile::Builder::new().prefix("lambda-bench-").tempdir().context("a temporary folder")?;
+    let bare = Bare::prepare(folder.path(), image)?;
+    turns(&bare, binaries, image, boots.max(1))
 }
 
 fn turns(bare: &Bare, binaries: &Binaries, image: &Path, boots: usize) -> Result<Vec<Row>> {
     let cloud = Cloud::start(binaries, image, &[])?;
+    let acceleration = cloud.acceleration()?;
+    say(&format!("    all guests run under {}", acceleration.shown()));
     let (mut direct, mut measured, mut ours) = (Vec::new(), Vec::new(), Vec::new());
     for turn in 1..=boots {
-        direct.push(bare.boot(false)?);
-        measured.push(bare.boot(true)?);
+        direct.push(bare.boot(false, acceleration)?);
+        measured.push(bare.boot(true, acceleration)?);
         let name = format!("bench-{turn}");
         let start = Instant::now();
         cloud.create(&name, SHAPE, &[])?;
@@ -55,9 +55,9 @@ fn turns(bare: &Bare, binaries: &Binaries, image: &Path, boots: usize) -> Result
     Ok(vec![
         Row::new("bare QEMU, direct boot → first SSH command", seconds(direct), ""),
         Row::new("bare QEMU, firmware and vTPM → first SSH command", seconds(measured), ""),
-        Row::new("create → first SSH command", seconds(ours), ""),
+        Row::new(format!("create → first SSH command ({})", acceleration.shown()), seconds(ours), ""),
         Row::new("… over bare QEMU with firmware and vTPM", ratio(measured), "≤ 1.25 ×"),
-        Row::new("… over bare QEMU, direct boot", ratio(direct), ""),
+        Row::new("… over bare QEMU, direct boot", ratio(direct), "for information"),
     ])
 }
 
@@ -110,14 +110,14 @@ impl Bare {
     }
 
     /// One boot of a fresh guest, until an SSH command has run in it.
-    fn boot(&self, firmware: bool) -> Result<Duration> {
+    fn boot(&self, firmware: bool, acceleration: Acceleration) -> Result<Duration> {
         let volume = self.folder.join("volume.raw");
         let _ = std::fs::remove_file(&volume);
         std::fs::File::create(&volume).and_then(|file| file.set_len(VOLUME_BYTES)).context("volume")?;
         let port = TcpListener::bind("127.0.0.1:0").context("no free port")?.local_addr()?.port();
         let start = Instant::now();
         let swtpm = if firmware { Some(Running(self.swtpm()?)) } else { None };
-        let mut qemu = Running(self.qemu(port, firmware)?);
+        let mut qemu = Running(self.qemu(port, firmware, acceleration)?);
         while !succeeds(&mut self.ssh(port)) {
             if let Some(status) = qemu.0.try_wait().context("waiting for QEMU")? {
                 bail!("bare QEMU ended with {status}");
@@ -142,11 +142,11 @@ impl Bare {
         swtpm.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot start swtpm")
     }
 
-    fn qemu(&self, port: u16, firmware: bool) -> Result<Child> {
+    fn qemu(&self, port: u16, firmware: bool, acceleration: Acceleration) -> Result<Child> {
         let file = |name: &str| self.image.join(name).display().to_string();
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35,smm=off"]);
-        qemu.args(["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max"]).args(MACHINE);
+        qemu.args(acceleration.arguments()).args(MACHINE);
         if firmware {
             qemu.arg("-drive").arg(format!("if=pflash,format=raw,unit=0,readonly=on,file={}", file("firmware.fd")));
             qemu.arg("-chardev").arg(format!("socket,id=tpm,path={}", self.folder.join("tpm.sock").display()));

@@ -1,6 +1,7 @@
 //! A cloud of its own for one measurement, removed at the end.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,6 +13,36 @@ use crate::build::Binaries;
 use crate::run::{output, say};
 
 const HEALTHY: Duration = Duration::from_secs(120);
+/// The node's probe has 8 s.
+const DECIDED: Duration = Duration::from_secs(30);
+
+/// What runs a guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Acceleration {
+    /// The processor.
+    Kvm,
+    /// QEMU.
+    Tcg,
+}
+
+impl Acceleration {
+    /// What the node gives QEMU for it.
+    pub(crate) fn arguments(self) -> [&'static str; 4] {
+        match self {
+            Self::Kvm => ["-accel", "kvm", "-cpu", "host,host-phys-bits=off"],
+            Self::Tcg => ["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max"],
+        }
+    }
+
+    /// Its name.
+    pub(crate) fn shown(self) -> &'static str {
+        match self {
+            Self::Kvm => "KVM",
+            Self::Tcg => "TCG",
+        }
+    }
+}
 
 /// A running cloud with one customer.
 pub(crate) struct Cloud<'a> {
@@ -23,8 +54,13 @@ pub(crate) struct Cloud<'a> {
 impl<'a> Cloud<'a> {
     /// Starts one; `more` goes to `lambdad up`.
     pub(crate) fn start(binaries: &'a Binaries, image: &Path, more: &[&str]) -> Result<Self> {
-        let folder = PathBuf::from(format!("/var/lib/lambda-bench-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        // The daemons' own users enter it, and it is removed by hand once the daemons are gone.
+        let folder = tempfile::Builder::new()
+            .prefix("lambda-bench-")
+            .permissions(Permissions::from_mode(0o755))
+            .tempdir_in("/var/lib")
+            .context("a folder in /var/lib")?
+            .keep();
         let log = File::create(folder.join("up.log")).context("the log")?;
         let mut up = Command::new(binaries.lambdad());
         up.args(["up", "--data"]).arg(folder.join("data")).arg("--images").arg(image).args(more).current_dir("/");
@@ -53,6 +89,28 @@ impl<'a> Cloud<'a> {
         output(self.lambda().args(connect))?;
         output(self.lambda().args(["image", "trust"]).arg(image))?;
         Ok(())
+    }
+
+    /// What the node decided, once it has.
+    pub(crate) fn acceleration(&self) -> Result<Acceleration> {
+        #[derive(serde::Deserialize)]
+        struct Verdict {
+            acceleration: Acceleration,
+        }
+        let path = self.folder.join("data/node/acceleration.json");
+        let start = Instant::now();
+        while !path.exists() {
+            if start.elapsed() > DECIDED {
+                bail!(
+                    "the node did not decide between KVM and TCG within {} s: no {}",
+                    DECIDED.as_secs(),
+                    path.display()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let verdict: Verdict = serde_json::from_slice(&std::fs::read(&path)?).context("acceleration.json")?;
+        Ok(verdict.acceleration)
     }
 
     /// A command of the customer's program.

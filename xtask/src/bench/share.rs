@@ -1,6 +1,8 @@
 //! The control plane's share of a creation: from the request being accepted to QEMU being started, on a node whose QEMU is a
 //! stub, so that nothing but our own work is measured.
 
+use std::fs::Permissions;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -25,17 +27,21 @@ const STARTED: Duration = Duration::from_secs(30);
 
 /// Measures it.
 pub(crate) fn measure(binaries: &Binaries, image: &Path, creations: usize) -> Result<Vec<Row>> {
-    let stub = std::env::temp_dir().join(format!("lambda-stub-qemu-{}", std::process::id()));
-    std::fs::write(&stub, STUB).context("the stub")?;
-    std::fs::set_permissions(&stub, std::fs::Permissions::from_mode(0o755)).context("the stub")?;
-    let result = with_stub(binaries, image, creations, &stub);
-    std::fs::remove_file(&stub).context("the stub")?;
-    result
+    let mut builder = tempfile::Builder::new();
+    let mut stub = builder
+        .prefix("lambda-stub-qemu-")
+        .permissions(Permissions::from_mode(0o755))
+        .tempfile()
+        .context("the stub")?;
+    stub.write_all(STUB.as_bytes()).context("the stub")?;
+    // Closed, because a file that is open for writing cannot be executed.
+    with_stub(binaries, image, creations, &stub.into_temp_path())
 }
 
 fn with_stub(binaries: &Binaries, image: &Path, creations: usize, stub: &Path) -> Result<Vec<Row>> {
     let stub = stub.to_str().context("a temporary folder with a plain name")?;
     let cloud = Cloud::start(binaries, image, &["--qemu", stub])?;
+    cloud.acceleration()?;
     let mut times_ms = Vec::new();
     for index in 0..creations {
         let name = format!("stub-{index}");

@@ -1,11 +1,13 @@
 //! From the kernel's first process to the customer's init system.
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -34,16 +36,20 @@ const DEVICE_BOUND: Duration = Duration::from_secs(30);
 /// How long the last words may take to leave.
 const LAST_WORDS_BOUND: Duration = Duration::from_secs(5);
 
+/// A second link over the same port, for the last words of a thread that panics.
+static PANIC_LINK: Mutex<Option<Link>> = Mutex::new(None);
+
 /// Runs as PID 1. Ends in the init system or in a power-off.
 pub fn run() -> ! {
     std::panic::set_hook(Box::new(|panic| {
-        kmsg::say(&format!("panic at {:?}", panic.location()));
-        power::off();
+        let failure = Failure::new(FailureReason::Internal, format!("panic at {:?}", panic.location()));
+        give_up(&failure, PANIC_LINK.try_lock().ok().and_then(|mut link| link.take()));
     }));
     let channel = mounts::mount_kernel_file_systems()
         .and_then(|()| Channel::open(DEVICE_BOUND).because(FailureReason::Channel, "guest channel"))
         .and_then(|channel| {
             let boot = BootId::random().because(FailureReason::Channel, "randomness")?;
+            keep_for_panic(&channel, boot)?;
             Ok(Link::new(channel, boot))
         });
     let mut link = match channel {
@@ -54,6 +60,14 @@ pub fn run() -> ! {
         Ok(never) => match never {},
         Err(failure) => give_up(&failure, link),
     }
+}
+
+fn keep_for_panic(channel: &Channel, boot: BootId) -> Result<(), Failure> {
+    let port = channel.as_fd().try_clone_to_owned().because(FailureReason::Channel, "guest channel")?;
+    if let Ok(mut link) = PANIC_LINK.lock() {
+        *link = Some(Link::new(Channel::over(File::from(port), Vec::new()), boot));
+    }
+    Ok(())
 }
 
 /// Tells the node why, and powers off. The port is made to block, so that the words have left before the power goes.

@@ -17,8 +17,8 @@ use crate::packages::{Packages, default_cache};
 use crate::tree::Tree;
 use crate::{archive, initramfs, measure, modules, root};
 
-/// Where an init may be; the first one is what the guest starts.
-const INITS: [&str; 5] = ["usr/lib/systemd/systemd", "lib/systemd/systemd", "sbin/init", "usr/sbin/init", "init"];
+/// What the guest starts: a program, or links that lead to one inside the tree.
+const INIT: &str = "sbin/init";
 
 /// Where an SSH server may be.
 const SSH_SERVERS: [&str; 3] = ["usr/sbin/sshd", "sbin/sshd", "usr/local/sbin/sshd"];
@@ -29,8 +29,11 @@ const VERSION_BYTES: usize = 128;
 /// Why an import was refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The archive has no init.
-    #[error("the root file system has no init (looked for /usr/lib/systemd/systemd, /lib/systemd/systemd, /sbin/init)")]
+    /// The archive has no `/sbin/init`.
+    #[error(
+        "the root file system has no init: the guest starts /sbin/init, which is missing or leads nowhere; install \
+         systemd-sysv, or link /sbin/init to the init system"
+    )]
     NoInit,
     /// The archive has no SSH server.
     #[error("the root file system has no sshd (looked for /usr/sbin/sshd): install openssh-server in it")]
@@ -109,7 +112,7 @@ pub fn import(options: &ImportOptions, progress: &mut dyn FnMut(Progress)) -> Re
     let root = work.join("root");
     archive::unpack(&options.rootfs, &root)?;
     let tree = Tree::open(&root)?;
-    if !INITS.iter().any(|path| tree.is_file(path)) {
+    if !tree.is_file(INIT) {
         return Err(Refusal::NoInit.into());
     }
     if !SSH_SERVERS.iter().any(|path| tree.is_file(path)) {

@@ -14,7 +14,7 @@ fn entropy() -> [u8; 32] {
 
 #[test]
 fn a_credential_made_here_is_activated_by_the_tpm_it_was_made_for() {
-    let Some(swtpm) = Swtpm::start() else { return };
+    let swtpm = Swtpm::start();
     let mut tpm = swtpm.tpm();
     tpm.startup_clear().unwrap();
     let ek = tpm.create_ek().unwrap();
@@ -28,7 +28,7 @@ fn a_credential_made_here_is_activated_by_the_tpm_it_was_made_for() {
 
 #[test]
 fn a_credential_for_another_key_is_refused_and_leaks_no_session() {
-    let Some(swtpm) = Swtpm::start() else { return };
+    let swtpm = Swtpm::start();
     let mut tpm = swtpm.tpm();
     tpm.startup_clear().unwrap();
     let ek = tpm.create_ek().unwrap();
@@ -45,7 +45,7 @@ fn a_credential_for_another_key_is_refused_and_leaks_no_session() {
 
 #[test]
 fn another_tpm_cannot_activate_the_credential() {
-    let (Some(first), Some(second)) = (Swtpm::start(), Swtpm::start()) else { return };
+    let (first, second) = (Swtpm::start(), Swtpm::start());
     let (mut first, mut second) = (first.tpm(), second.tpm());
     first.startup_clear().unwrap();
     second.startup_clear().unwrap();
@@ -57,7 +57,7 @@ fn another_tpm_cannot_activate_the_credential() {
 
 #[test]
 fn a_quote_carries_what_was_asked_and_verifies_under_the_attestation_key() {
-    let Some(mut swtpm) = Swtpm::start() else { return };
+    let mut swtpm = Swtpm::start();
     let mut tpm = swtpm.tpm();
     tpm.startup_clear().unwrap();
     tpm.allocate_sha256_only().unwrap();
@@ -88,7 +88,7 @@ fn a_quote_carries_what_was_asked_and_verifies_under_the_attestation_key() {
 
 #[test]
 fn all_lambda_pcrs_are_read_although_a_reply_holds_only_eight() {
-    let Some(swtpm) = Swtpm::start() else { return };
+    let swtpm = Swtpm::start();
     let mut tpm = swtpm.tpm();
     tpm.startup_clear().unwrap();
     let values = tpm.read_pcrs(&PcrSelection::lambda()).unwrap();
@@ -98,7 +98,7 @@ fn all_lambda_pcrs_are_read_although_a_reply_holds_only_eight() {
 
 #[test]
 fn keys_are_the_same_after_a_reset_and_the_reset_is_counted() {
-    let Some(mut swtpm) = Swtpm::start() else { return };
+    let mut swtpm = Swtpm::start();
     let mut tpm = swtpm.tpm();
     tpm.startup_clear().unwrap();
     let (ek, ak) = (tpm.create_ek().unwrap(), tpm.create_ak().unwrap());
@@ -119,7 +119,7 @@ fn keys_are_the_same_after_a_reset_and_the_reset_is_counted() {
 
 #[test]
 fn transient_handles_can_be_flushed_and_used_again() {
-    let Some(swtpm) = Swtpm::start() else { return };
+    let swtpm = Swtpm::start();
     let mut tpm = swtpm.tpm();
     tpm.startup_clear().unwrap();
     for _ in 0..8 {
@@ -131,7 +131,7 @@ fn transient_handles_can_be_flushed_and_used_again() {
 
 #[test]
 fn starting_twice_is_not_an_error() {
-    let Some(swtpm) = Swtpm::start() else { return };
+    let swtpm = Swtpm::start();
     let mut tpm = swtpm.tpm();
     tpm.startup_clear().unwrap();
     tpm.startup_clear().unwrap();
@@ -140,7 +140,7 @@ fn starting_twice_is_not_an_error() {
 
 #[test]
 fn public_areas_survive_the_round_trip_through_their_bytes() {
-    let Some(swtpm) = Swtpm::start() else { return };
+    let swtpm = Swtpm::start();
     let mut tpm = swtpm.tpm();
     tpm.startup_clear().unwrap();
     let ek = tpm.create_ek().unwrap();

@@ -8,7 +8,7 @@ use lambda_attest::UnixTime;
 use lambda_types::InstanceId;
 use lambda_types::shape::Shape;
 
-/// Runs confidential workloads on machines whose operator cannot look inside.
+/// Runs instances on somebody else's machines, and releases their keys only to what you have verified.
 #[derive(Debug, Parser)]
 #[command(name = "lambda", version, propagate_version = true, arg_required_else_help = true, after_help = EXAMPLES)]
 pub(crate) struct Cli {
@@ -102,7 +102,8 @@ pub(crate) enum Instance {
     /// Creates an instance and, unless detached, releases its keys once its evidence is accepted.
     #[command(after_help = "Examples:
   lambda instance create --name web --image debian-12 --ssh-key ~/.ssh/id_ed25519.pub
-  lambda instance create --name job --image debian-12 --ssh-key id.pub --shape medium --volume-gib 50 --user-data setup.sh --detach")]
+  lambda instance create --name job --image debian-12 --ssh-key id.pub --shape medium --volume-gib 50 --user-data setup.sh --detach
+  lambda instance create --name api --image debian-12 --ssh-key id.pub --env-file api.env")]
     Create(Box<Create>),
     /// Lists instances; names are opened on this machine.
     #[command(after_help = "Examples:\n  lambda instance list\n  lambda instance list -o json")]
@@ -156,9 +157,14 @@ pub(crate) struct Create {
     /// Script that runs once as root at first boot; starts with `#!`.
     #[arg(long, value_name = "FILE")]
     pub(crate) user_data: Option<PathBuf>,
-    /// Environment variable for the guest's logins, one line without `#`; may be given several times.
-    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = pair)]
+    /// Environment variable for the guest's logins, with the value that it has here, one line without `#`; may be given
+    /// several times. NAME=VALUE is taken too, but shows in process listings and the shell's history: not for secrets.
+    #[arg(long = "env", value_name = "NAME", value_parser = variable)]
     pub(crate) environment: Vec<(String, String)>,
+    /// File with such variables, one NAME=VALUE a line; empty lines and lines that begin with `#` are skipped. May be
+    /// given several times; a later file and then --env win.
+    #[arg(long = "env-file", value_name = "FILE")]
+    pub(crate) environment_files: Vec<PathBuf>,
     /// Tag; known to you alone; may be given several times.
     #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) tags: Vec<(String, String)>,
@@ -445,7 +451,19 @@ pub(crate) enum Policy {
     },
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+/// A variable and its value: the given one, or that of this process.
+fn variable(text: &str) -> Result<(String, String), String> {
+    if text.contains('=') {
+        return pair(text);
+    }
+    match std::env::var(text) {
+        Ok(value) => Ok((text.into(), value)),
+        Err(std::env::VarError::NotPresent) => Err("it is not set here; export it first, or use --env-file".into()),
+        Err(std::env::VarError::NotUnicode(_)) => Err("its value here is not UTF-8".into()),
+    }
+}
+
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
         _ => Err("expected NAME=VALUE".into()),

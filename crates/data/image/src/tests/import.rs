@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::import;
 use crate::import::{ImportOptions, Refusal};
 
-const INIT: (&str, &[u8]) = ("usr/lib/systemd/systemd", b"init");
+const INIT: (&str, &[u8]) = ("sbin/init", b"init");
 const SSHD: (&str, &[u8]) = ("usr/sbin/sshd", b"sshd");
 
 fn refusal(options: &ImportOptions) -> Refusal {
@@ -25,6 +25,42 @@ fn a_root_without_init_or_without_sshd_is_refused() {
     tar(&bench.options.rootfs, &[INIT]);
     assert_eq!(refusal(&bench.options), Refusal::NoSshServer);
     assert!(!bench.options.out.join("image.json").exists());
+}
+
+/// A root with sshd, an init system at systemd's place, and `sbin/init` as a link to `target`.
+fn linked(path: &Path, target: &str) {
+    let mut builder = ::tar::Builder::new(std::fs::File::create(path).unwrap());
+    for (name, content) in [SSHD, ("usr/lib/systemd/systemd", b"init".as_slice())] {
+        let mut header = ::tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o755);
+        header.set_uid(0);
+        header.set_gid(0);
+        builder.append_data(&mut header, name, content).unwrap();
+    }
+    let mut header = ::tar::Header::new_gnu();
+    header.set_entry_type(::tar::EntryType::Symlink);
+    header.set_size(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    builder.append_link(&mut header, "sbin/init", target).unwrap();
+    builder.finish().unwrap();
+}
+
+#[test]
+fn the_init_that_the_guest_starts_must_lead_to_a_file_of_the_tree() {
+    let bench = Bench::new(None);
+    tar(&bench.options.rootfs, &[("usr/lib/systemd/systemd", b"init"), SSHD]);
+    assert_eq!(refusal(&bench.options), Refusal::NoInit);
+    assert!(Refusal::NoInit.to_string().contains("/sbin/init"));
+    for elsewhere in ["/usr/lib/systemd/absent", "../../../../../../bin/true", "/usr/lib/systemd", "init"] {
+        linked(&bench.options.rootfs, elsewhere);
+        assert_eq!(refusal(&bench.options), Refusal::NoInit, "{elsewhere}");
+    }
+    for inside in ["/usr/lib/systemd/systemd", "../usr/lib/systemd/systemd"] {
+        linked(&bench.options.rootfs, inside);
+        import(&bench.options, &mut |_| {}).unwrap();
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ impl Bench {
             guest_binary: guest.unwrap_or_else(|| static_program(dir.path(), "fn main() {}")),
             out: dir.path().join("image"),
         };
-        tar(&options.rootfs, &[("usr/lib/systemd/systemd", b"init"), ("usr/sbin/sshd", b"sshd")]);
+        tar(&options.rootfs, &[("sbin/init", b"init"), ("usr/sbin/sshd", b"sshd")]);
         Self { dir, options }
     }
 }

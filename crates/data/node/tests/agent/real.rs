@@ -1,4 +1,5 @@
-//! A real QEMU with a real image, when the environment names one.
+//! A real QEMU with a real image. `./x test` builds one and names it; `./x test --quick` leaves out what has `real_guest` in
+//! its name.
 
 use lambda_types::InstanceId;
 use lambda_types::instance::{Phase, Power};
@@ -12,7 +13,9 @@ const ID: InstanceId = InstanceId::from_bits(1);
 
 #[test]
 fn a_real_guest_boots_attests_survives_the_agent_and_shuts_down() {
-    let Ok(source) = std::env::var(IMAGE) else { return eprintln!("skipped: {IMAGE} names no image") };
+    let Ok(source) = std::env::var(IMAGE) else {
+        panic!("set {IMAGE} to the folder that `./x image` prints, or run `./x test real_guest`");
+    };
     let mut bench = Bench::new();
     bench.qemu = "/usr/bin/qemu-system-x86_64".into();
     let image = bench.link_image(std::path::Path::new(&source));

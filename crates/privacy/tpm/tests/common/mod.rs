@@ -18,8 +18,8 @@ pub(crate) struct Swtpm {
 }
 
 impl Swtpm {
-    /// Starts one and powers it on. Nothing when swtpm is not installed; the caller has printed why it skips.
-    pub(crate) fn start() -> Option<Self> {
+    /// Starts one and powers it on.
+    pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let spawned = Command::new("swtpm")
@@ -33,15 +33,14 @@ impl Swtpm {
         let process = match spawned {
             Ok(process) => process,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                eprintln!("SKIPPED: swtpm is not installed");
-                return None;
+                panic!("swtpm is not installed: `./x setup` or `apt-get install swtpm`");
             }
             Err(error) => panic!("swtpm does not start: {error}"),
         };
         let control = connect(&at("control"));
         let mut swtpm = Self { process, folder, control };
         swtpm.power_on();
-        Some(swtpm)
+        swtpm
     }
 
     /// CMD_INIT: a TPM reset without losing what is in non-volatile memory.

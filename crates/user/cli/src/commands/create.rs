@@ -1,5 +1,6 @@
 //! `lambda instance create|start|restart`: the changes that end in a release, with every step shown as it happens.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use lambda_sdk::{Customer, images, policies};
 use lambda_types::InstanceId;
 use lambda_types::instance::VOLUME_GIB;
 
-use crate::args::{Boot, Create, Format, Run};
+use crate::args::{self, Boot, Create, Format, Run};
 use crate::commands::attest::summary;
 use crate::commands::customer;
 use crate::commands::instance::View;
@@ -21,6 +22,9 @@ use crate::progress::Progress;
 
 /// Longest user data script, bytes.
 const USER_DATA_BYTES: u64 = 32 * 1024;
+
+/// Longest file of environment variables, bytes.
+const ENVIRONMENT_BYTES: u64 = 64 * 1024;
 
 /// `lambda instance create`.
 pub(crate) async fn create(format: Format, args: &Create) -> Result<(), Failure> {
@@ -131,6 +135,7 @@ fn step(progress: &mut Progress, event: &Event) {
 struct Given {
     authorized_keys: Vec<String>,
     user_data: Option<Vec<u8>>,
+    environment: BTreeMap<String, String>,
     policy: Option<Policy>,
 }
 
@@ -148,6 +153,7 @@ impl Given {
         Ok(Self {
             authorized_keys,
             user_data: args.user_data.as_deref().map(|path| read(path, USER_DATA_BYTES)).transpose()?,
+            environment: environment(args)?,
             policy: args.policy.policy.as_deref().map(policies::load_file).transpose()?,
         })
     }
@@ -166,9 +172,28 @@ async fn new_instance(customer: &Customer, args: &Create, given: Given) -> Resul
         hostname: args.hostname.clone(),
         authorized_keys: given.authorized_keys,
         user_data: given.user_data,
-        environment: args.environment.iter().cloned().collect(),
+        environment: given.environment,
         policy: given.policy,
     })
+}
+
+/// The variables of the files in their order, then those of the command line. No error quotes a line: it may hold a secret.
+fn environment(args: &Create) -> Result<BTreeMap<String, String>, Failure> {
+    let mut variables = BTreeMap::new();
+    for path in &args.environment_files {
+        let text = String::from_utf8(read(path, ENVIRONMENT_BYTES)?)
+            .map_err(|_| Failure::usage(format!("{} is not UTF-8 text", path.display())))?;
+        for (index, line) in text.lines().enumerate() {
+            if line.trim().is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (name, value) = args::pair(line)
+                .map_err(|why| Failure::usage(format!("{}, line {}: {why}", path.display(), index + 1)))?;
+            variables.insert(name, value);
+        }
+    }
+    variables.extend(args.environment.iter().cloned());
+    Ok(variables)
 }
 
 fn read(path: &Path, most: u64) -> Result<Vec<u8>, Failure> {

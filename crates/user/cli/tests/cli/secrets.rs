@@ -36,3 +36,28 @@ fn a_damaged_master_key_is_not_quoted() {
     lambda_sdk::files::write(&path, &whole).unwrap();
     assert_silent(&bench, &["key", "rotate-master"], 1);
 }
+
+#[test]
+fn a_file_of_variables_that_makes_no_sense_is_refused_by_line_and_not_quoted() {
+    let bench = Bench::new().connected();
+    let key = bench.file("id.pub", b"ssh-ed25519 AAAA me\n");
+    let file = bench.file("api.env", format!("# comment\n\nTOKEN=x\n{CANARY}\n").as_bytes());
+    let args = ["instance", "create", "--name", "web", "--image", "x", "--ssh-key", &key, "--env-file", &file];
+    assert_silent(&bench, &args, 2);
+    let run = bench.run(&args);
+    assert!(run.err.contains("line 4") && run.err.contains("NAME=VALUE"), "{run:?}");
+}
+
+#[test]
+fn a_variable_is_taken_from_the_environment_and_its_absence_is_said() {
+    let bench = Bench::new();
+    let key = bench.file("id.pub", b"ssh-ed25519 AAAA me\n");
+    let args = ["instance", "create", "--name", "web", "--image", "x", "--ssh-key", &key, "--env", "TOKEN"];
+    let absent = bench.run(&args);
+    assert!(absent.code == 2 && absent.err.contains("TOKEN") && absent.err.contains("not set"), "{absent:?}");
+    // Set, it is accepted, and the missing connection ends the command.
+    let set = bench.run_with(&args, "TOKEN", CANARY);
+    assert!(set.err.contains("not connected") && !set.err.contains(CANARY), "{set:?}");
+    let help = bench.run(&["instance", "create", "--help"]);
+    assert!(help.out.contains("process listings") && help.out.contains("--env-file"), "{help:?}");
+}
