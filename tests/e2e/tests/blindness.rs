@@ -196,7 +196,7 @@ fn files_can_be_searched(findings: &Findings, id: &Canary) {
     let data = &findings.data;
     let found = search_tree(data, std::slice::from_ref(id)).expect("readable");
     assert!(found.iter().any(|(path, _)| path.starts_with(data.join("node"))), "no control in node: {found:?}");
-    let [store, wal] = ["store.sqlite", "store.sqlite-wal"].map(|name| data.join("control").join(name));
+    let [store, wal] = ["store.sqlite", "store.sqlite-wal"].map(|name| data.join("control/state").join(name));
     let written = |path: &Path| std::fs::metadata(path).expect("the store has this file").len() > 0;
     assert!(written(&store) || written(&wal), "the store is empty");
     let in_store = found.iter().any(|(path, _)| *path == store || *path == wal);
