@@ -130,7 +130,7 @@ fn replayed_evidence_is_refused() {
     substitute(&folder, &id, &id);
     // The same boot, the same keys: only the nonce is another.
     let failed = refused_checks(&customer, "one");
-    assert!(failed.contains(&"tpm.quote.report-data".into()), "the quote covers the nonce: {failed:?}");
+    assert_eq!(failed, ["tpm.ak.activation", "tpm.quote.report-data"], "proof and quote cover the nonce");
 }
 
 #[test]
