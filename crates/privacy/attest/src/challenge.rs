@@ -1,7 +1,8 @@
 //! The broker's demand: a fresh nonce, and a credential that only the right TPM can open.
 //!
-//! The endorsement key's chain is verified *before* the credential is made, so a secret is never encrypted to a key
-//! that nobody vouches for. Randomness is an argument.
+//! Where there is a TPM, the endorsement key's chain is verified *before* the credential is made, so a secret is never
+//! encrypted to a key that nobody vouches for. Hardware that signs its reports itself needs the nonce alone. Randomness is
+//! an argument.
 
 use lambda_tpm::make_credential;
 use lambda_types::Binary;
@@ -52,7 +53,7 @@ impl Outstanding {
 
     /// Whether the credential was made for these two keys.
     pub(crate) fn was_for(&self, ek_public: &[u8], ak_public: &[u8]) -> bool {
-        self.ek_public == ek_public && self.ak_public == ak_public
+        !self.ek_public.is_empty() && self.ek_public == ek_public && self.ak_public == ak_public
     }
 }
 
@@ -65,9 +66,9 @@ pub struct SpentChallenge {
     nonce: Binary,
     /// The secret that the credential held.
     secret: Binary,
-    /// TPMT_PUBLIC of the EK that the credential was made for.
+    /// TPMT_PUBLIC of the EK that the credential was made for; empty when there was no TPM.
     ek_public: Binary,
-    /// TPMT_PUBLIC of the AK that the credential was made for.
+    /// TPMT_PUBLIC of the AK that the credential was made for; empty when there was no TPM.
     ak_public: Binary,
 }
 
@@ -81,6 +82,9 @@ impl SpentChallenge {
     }
 }
 
+/// Sections of a policy that accept hardware.
+const HARDWARE: &str = "`snp`, `tdx`, `sgx`, `cca`";
+
 /// Why no challenge can be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ChallengeError {
@@ -89,8 +93,8 @@ pub enum ChallengeError {
         "the guest speaks session protocol {0}, this program speaks {PROTOCOL}: use a newer image or a newer program"
     )]
     Protocol(u32),
-    /// The guest has no TPM, and no other root of trust is supported.
-    #[error("the guest presents no TPM")]
+    /// The guest has no TPM, and the policy accepts nothing else.
+    #[error("the guest presents no TPM, and the policy accepts no other root of trust: add one of {HARDWARE} to it")]
     NoTpm,
     /// The TPM's identity does not hold.
     #[error("the guest's TPM is not trusted: {}", describe(.checks))]
@@ -134,7 +138,14 @@ pub fn issue(
     if hello.protocol != PROTOCOL {
         return Err(ChallengeError::Protocol(hello.protocol));
     }
-    let identity = hello.tpm.as_ref().ok_or(ChallengeError::NoTpm)?;
+    let (nonce, secret, ephemeral) = split(entropy);
+    let Some(identity) = &hello.tpm else {
+        if !policy.accepts_hardware() {
+            return Err(ChallengeError::NoTpm);
+        }
+        let challenge = Challenge { nonce: nonce.to_vec().into(), credential: None };
+        return Ok((challenge, Outstanding { nonce, secret, ek_public: Vec::new(), ak_public: Vec::new() }));
+    };
     let mut recorder = Recorder::default();
     let keys = tpm::check_identity(identity, policy, now, &mut recorder);
     let failed: Vec<_> =
@@ -142,7 +153,6 @@ pub fn issue(
     let Some((ek, ak)) = keys.ek.zip(keys.ak).filter(|_| failed.is_empty()) else {
         return Err(ChallengeError::Untrusted { checks: failed });
     };
-    let (nonce, secret, ephemeral) = split(entropy);
     let made = make_credential(&ek, &ak.name()?, &*secret, &ephemeral)?;
     let challenge = Challenge {
         nonce: nonce.to_vec().into(),

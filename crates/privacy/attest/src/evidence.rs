@@ -1,7 +1,12 @@
+use std::collections::BTreeMap;
+
 use lambda_types::session::{Hello, TpmIdentity};
 use lambda_types::{Binary, BootId, InstanceId};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sha2::{Digest as _, Sha256, Sha512};
+
+use crate::verdict::{Claims, Tee};
 
 /// Version of the evidence document.
 pub const EVIDENCE_VERSION: u32 = 1;
@@ -55,6 +60,36 @@ impl From<&Hello> for Binding {
 pub enum Report {
     /// A TPM 2.0 quote over a measured boot.
     Tpm(TpmEvidence),
+    /// A TPM 2.0 quote by itself, without a challenge that proves whose attestation key it is. For inspection.
+    TpmQuote(TpmQuoteEvidence),
+    /// An AMD SEV-SNP report.
+    Snp(SnpEvidence),
+    /// An Intel TDX quote.
+    Tdx(TdxEvidence),
+    /// An Intel SGX quote.
+    Sgx(SgxEvidence),
+    /// An Arm CCA token.
+    Cca(CcaEvidence),
+    /// An Arm PSA attestation token.
+    Psa(PsaEvidence),
+    /// A firmware event log by itself. For inspection.
+    Eventlog(EventlogEvidence),
+}
+
+impl Report {
+    /// Its kind.
+    #[must_use]
+    pub const fn tee(&self) -> Tee {
+        match self {
+            Self::Tpm(_) | Self::TpmQuote(_) => Tee::Tpm,
+            Self::Snp(_) => Tee::Snp,
+            Self::Tdx(_) => Tee::Tdx,
+            Self::Sgx(_) => Tee::Sgx,
+            Self::Cca(_) => Tee::Cca,
+            Self::Psa(_) => Tee::Psa,
+            Self::Eventlog(_) => Tee::Eventlog,
+        }
+    }
 }
 
 /// A TPM quote and what it takes to judge it.
@@ -73,6 +108,90 @@ pub struct TpmEvidence {
     pub event_log: Binary,
     /// [`activation_proof`] with the secret that the challenge's credential held.
     pub activation_proof: Binary,
+}
+
+/// Registers by bank (`sha1`, `sha256`, `sha384`, `sha512`) and index, lower-case hex.
+pub type Registers = BTreeMap<String, BTreeMap<u8, String>>;
+
+/// A TPM quote as tools write it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TpmQuoteEvidence {
+    /// TPMS_ATTEST. Empty when there are only certificates to look at.
+    pub attest: Binary,
+    /// TPMT_SIGNATURE over it.
+    pub signature: Binary,
+    /// Values of the quoted PCRs.
+    pub pcrs: Registers,
+    /// The firmware's event log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_log: Option<Binary>,
+    /// The attestation key, SubjectPublicKeyInfo DER.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ak: Option<Binary>,
+    /// Its certificates, DER, leaf first.
+    #[serde(default)]
+    pub certificates: Vec<Binary>,
+}
+
+/// An SEV-SNP attestation report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnpEvidence {
+    /// ATTESTATION_REPORT, 1184 bytes as the firmware returned it. Empty when there are only certificates to look at.
+    pub report: Binary,
+    /// Certificates that the host handed to the guest, DER, in any order.
+    #[serde(default)]
+    pub certificates: Vec<Binary>,
+}
+
+/// A TDX quote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TdxEvidence {
+    /// DCAP quote, version 4 or 5.
+    pub quote: Binary,
+    /// The firmware's event log (CCEL data).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_log: Option<Binary>,
+}
+
+/// An SGX quote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SgxEvidence {
+    /// DCAP quote, version 3.
+    pub quote: Binary,
+}
+
+/// A CCA token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CcaEvidence {
+    /// CBOR collection of the platform's and the realm's token.
+    pub token: Binary,
+    /// What extended the realm's measurements.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_log: Option<Binary>,
+}
+
+/// A PSA token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PsaEvidence {
+    /// COSE_Sign1.
+    pub token: Binary,
+}
+
+/// An event log, and the registers that it is said to give.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventlogEvidence {
+    /// TCG 1.2, crypto-agile or CCEL.
+    pub event_log: Binary,
+    /// Registers as the machine reported them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registers: Option<Registers>,
 }
 
 /// One register of the SHA-256 bank.
@@ -151,6 +270,14 @@ pub fn report_data(nonce: &[u8], binding: &Binding) -> [u8; 64] {
 #[must_use]
 pub fn activation_proof(activated_secret: &[u8], report_data: &[u8; 64]) -> [u8; 32] {
     *lambda_tpm::kdf::hmac_sha256(activated_secret, &[report_data])
+}
+
+/// What the binding says, as claims.
+pub(crate) fn binding_claims(binding: &Binding, claims: &mut Claims) {
+    claims.insert("instance".into(), json!(binding.instance));
+    claims.insert("boot".into(), json!(binding.boot));
+    claims.insert("hpke_public".into(), json!(hex::encode(binding.hpke_public.as_slice())));
+    claims.insert("ssh_host_key".into(), json!(hex::encode(binding.ssh_host_key.as_slice())));
 }
 
 /// Whether these are the wire bytes of an Ed25519 SSH public key (RFC 8709 §4).

@@ -1,30 +1,52 @@
-use lambda_types::shape::Tier;
 use serde::Serialize;
 
+use crate::appraise::{Appraised, Context, Demand, Endorsements, Given, appraise, readable};
 use crate::checks::{self, CheckInfo, Recorder};
+use crate::error::ParseError;
 use crate::evidence::{Evidence, Report};
+use crate::policy::Policy;
+use crate::time::UnixTime;
 use crate::tpm;
-use crate::verdict::{Check, Claims, Tee};
+use crate::verdict::{Assurance, Check, Claims, Decision, Tee, Verdict};
 
-/// What evidence says of itself. Not a verdict: no policy, no challenge and no pinned CA took part, and nothing can be
-/// released on it.
+/// Whether evidence is authentic and what it says, under the default appraisal: everything cryptographic and every date
+/// holds, it is not of a debug guest, and the vendor calls its TCB good enough. Not a verdict that anything can be
+/// released on: nothing is expected of the measurement or of the report data.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Inspection {
-    /// Says just that.
-    pub note: &'static str,
-    /// The tier that such evidence can reach.
-    pub tier: Tier,
+    /// How the default appraisal came out.
+    pub verdict: Decision,
+    /// What it rests on.
+    pub tier: Assurance,
     /// Kind of root of trust.
     pub tee: Tee,
     /// What it is, in words.
-    pub product: &'static str,
+    pub product: String,
     /// What the evidence says.
     pub claims: Claims,
-    /// The checks that need nothing but the evidence.
+    /// Every check of the default appraisal.
     pub checks: Vec<Check>,
+    /// What this is not.
+    pub note: &'static str,
 }
 
-/// The checks that need nothing but the evidence.
+const NOTE: &str = "An inspection, not a verdict: nothing was expected of the measurement or of the report data, and \
+                    nothing can be released on it.";
+
+impl Inspection {
+    pub(crate) fn of(verdict: Verdict) -> Self {
+        let Verdict { verdict, tier, tee, product, claims, checks } = verdict;
+        Self { verdict, tier, tee, product, claims, checks, note: NOTE }
+    }
+
+    /// Whether the default appraisal accepts it.
+    #[must_use]
+    pub fn accepted(&self) -> bool {
+        self.verdict == Decision::Accepted
+    }
+}
+
+/// The checks of a measured boot that need nothing but the evidence.
 static SELF_CONSISTENCY: [&CheckInfo; 13] = [
     &checks::EK_PUBLIC,
     &checks::AK_ATTRIBUTES,
@@ -41,22 +63,39 @@ static SELF_CONSISTENCY: [&CheckInfo; 13] = [
     &checks::LOG_SEPARATORS,
 ];
 
-/// Reads evidence without judging it.
-#[must_use]
-pub fn inspect(evidence: &Evidence) -> Inspection {
+/// Inspects a guest's evidence. What its binding says is claimed, and not compared with anything.
+///
+/// # Errors
+/// When its report is not one at all; names the byte or field.
+pub fn inspect_evidence(
+    evidence: &Evidence,
+    endorsements: &Endorsements<'_>,
+    now: UnixTime,
+) -> Result<Inspection, ParseError> {
+    let Report::Tpm(report) = &evidence.report else {
+        return inspect(&evidence.report, &Given::default(), endorsements, now);
+    };
     let mut recorder = Recorder::default();
-    match &evidence.report {
-        Report::Tpm(report) => {
-            let claims = tpm::check_self_consistency(report, &evidence.binding, &mut recorder);
-            Inspection {
-                note: "An inspection, not a verdict: whether this machine is trusted, what it booted and whether it \
-                       answers a challenge were not checked. Nothing can be released on it.",
-                tier: Tee::Tpm.tier(),
-                tee: Tee::Tpm,
-                product: tpm::PRODUCT,
-                claims,
-                checks: recorder.finish(&SELF_CONSISTENCY),
-            }
-        }
-    }
+    let claims = tpm::check_self_consistency(report, &evidence.binding, &mut recorder);
+    let checks = recorder.finish(&SELF_CONSISTENCY);
+    let product = tpm::PRODUCT.into();
+    Ok(Inspection::of(Verdict::new(Tee::Tpm, Assurance::Unanchored, product, claims, checks)))
+}
+
+/// Inspects a bare report. `given` is what lies beside it and no vendor vouches for.
+///
+/// # Errors
+/// When the report is not one at all; names the byte or field.
+pub fn inspect(
+    report: &Report,
+    given: &Given,
+    endorsements: &Endorsements<'_>,
+    now: UnixTime,
+) -> Result<Inspection, ParseError> {
+    readable(report)?;
+    let mut recorder = Recorder::default();
+    let context = Context { demand: Demand::Nothing, endorsements, given: Some(given), now };
+    let policy = Policy::default_appraisal();
+    let Appraised { product, claims, tier, checks, .. } = appraise(report, &policy, &context, &mut recorder);
+    Ok(Inspection::of(Verdict::new(report.tee(), tier, product, claims, recorder.finish(checks))))
 }

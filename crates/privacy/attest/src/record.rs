@@ -3,7 +3,10 @@
 use lambda_types::{BootId, InstanceId};
 use serde::{Deserialize, Serialize};
 
+use crate::anchors::Anchors;
+use crate::appraise::Endorsements;
 use crate::challenge::SpentChallenge;
+use crate::collateral::Collateral;
 use crate::evidence::Evidence;
 use crate::policy::Policy;
 use crate::time::UnixTime;
@@ -38,6 +41,9 @@ pub struct Record {
     pub previous: Option<TpmClock>,
     /// What came back.
     pub evidence: Evidence,
+    /// What the vendor had published about the hardware, when it is hardware.
+    #[serde(default = "Collateral::none")]
+    pub collateral: Collateral,
 }
 
 /// Why a record cannot be judged.
@@ -59,7 +65,13 @@ impl Record {
     ///
     /// # Errors
     /// When the record is of another version or its challenge is malformed; names the field.
-    pub fn judge(&self, instance: InstanceId, policy: &Policy, now: UnixTime) -> Result<Verdict, RecordError> {
+    pub fn judge(
+        &self,
+        instance: InstanceId,
+        policy: &Policy,
+        anchors: &Anchors,
+        now: UnixTime,
+    ) -> Result<Verdict, RecordError> {
         if self.version != RECORD_VERSION {
             return Err(RecordError::Version(self.version));
         }
@@ -69,6 +81,7 @@ impl Record {
         let outstanding = self.challenge.recall().map_err(RecordError::Challenge)?;
         let expected =
             Expectation { instance, boot: self.boot, outstanding: &outstanding, previous: self.previous.as_ref() };
-        Ok(verify(&self.evidence, &expected, policy, now).verdict)
+        let endorsements = Endorsements { anchors, collateral: &self.collateral };
+        Ok(verify(&self.evidence, &expected, policy, &endorsements, now).verdict)
     }
 }

@@ -13,7 +13,7 @@ pub struct Verdict {
     /// Accepted only when no check failed.
     pub verdict: Decision,
     /// How strong the root of trust is; named whether or not the evidence is accepted.
-    pub tier: Tier,
+    pub tier: Assurance,
     /// Kind of root of trust.
     pub tee: Tee,
     /// What it is, in words.
@@ -40,15 +40,50 @@ pub enum Decision {
 pub enum Tee {
     /// TPM 2.0.
     Tpm,
+    /// AMD SEV-SNP.
+    Snp,
+    /// Intel TDX.
+    Tdx,
+    /// Intel SGX.
+    Sgx,
+    /// Arm CCA.
+    Cca,
+    /// Arm PSA attestation (TrustZone).
+    Psa,
+    /// A firmware event log by itself.
+    Eventlog,
 }
 
-impl Tee {
-    /// How strong it is.
+/// What a verdict rests on, weakest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Assurance {
+    /// A bare key that came with the evidence, or nothing: no policy can accept it.
+    Unanchored,
+    /// A root that the operator or the platform's maker holds; the guest's memory is not hidden from the host.
+    Platform,
+    /// A processor that hides the guest's memory, under its vendor's root.
+    Hardware,
+}
+
+impl Assurance {
+    /// Whether this is at least the tier that a policy demands.
     #[must_use]
-    pub const fn tier(self) -> Tier {
-        match self {
-            Self::Tpm => Tier::Platform,
+    pub const fn reaches(self, minimum: Tier) -> bool {
+        match (self, minimum) {
+            (Self::Hardware, _) | (Self::Platform, Tier::Platform) => true,
+            (Self::Platform, Tier::Hardware) | (Self::Unanchored, _) => false,
         }
+    }
+}
+
+impl std::fmt::Display for Assurance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unanchored => "unanchored",
+            Self::Platform => "platform",
+            Self::Hardware => "hardware",
+        })
     }
 }
 
@@ -77,13 +112,13 @@ pub enum Outcome {
 }
 
 impl Verdict {
-    pub(crate) fn new(tee: Tee, product: &str, claims: Claims, checks: Vec<Check>) -> Self {
+    pub(crate) fn new(tee: Tee, tier: Assurance, product: String, claims: Claims, checks: Vec<Check>) -> Self {
         let failed = checks.is_empty() || checks.iter().any(|check| check.outcome == Outcome::Fail);
         Self {
             verdict: if failed { Decision::Rejected } else { Decision::Accepted },
-            tier: tee.tier(),
+            tier,
             tee,
-            product: product.into(),
+            product,
             claims,
             checks,
         }
@@ -108,13 +143,14 @@ impl Verdict {
 }
 
 /// What a tier means, for people.
-pub(crate) fn tier_statement(tier: Tier) -> &'static str {
+pub(crate) fn tier_statement(tier: Assurance) -> &'static str {
     match tier {
-        Tier::Platform => {
+        Assurance::Unanchored => "Tier unanchored: no root of trust vouches for this evidence. No policy accepts it.",
+        Assurance::Platform => {
             "Tier platform: the boot is measured by a vTPM that the operator's node provides. \
              The guest's memory is NOT hidden from the host."
         }
-        Tier::Hardware => {
+        Assurance::Hardware => {
             "Tier hardware: the processor itself vouches for the guest and hides its memory from the host."
         }
     }

@@ -2,13 +2,15 @@ use lambda_types::shape::Shape;
 use lambda_types::{BootId, ImageId, InstanceId};
 use serde::{Deserialize, Serialize};
 
+use crate::appraise::{Appraised, Context, Demand, Endorsements, appraise, check_tier, readable};
 use crate::challenge::Outstanding;
 use crate::checks::{self, Recorder};
-use crate::evidence::{Binding, Evidence, Report, is_ssh_ed25519};
-use crate::policy::Policy;
+use crate::error::ParseError;
+use crate::evidence::{Binding, Evidence, Report, binding_claims, is_ssh_ed25519, report_data};
+use crate::policy::{Matched, Policy};
 use crate::time::UnixTime;
 use crate::tpm;
-use crate::verdict::{Tee, Verdict, tier_statement};
+use crate::verdict::Verdict;
 
 /// What the evidence has to answer.
 pub struct Expectation<'a> {
@@ -67,52 +69,83 @@ pub struct Attested {
     pub image: ImageId,
     /// In which shape. More than one where the measurements do not tell them apart: from 2 GiB up, memory is not measured.
     pub shapes: Vec<Shape>,
-    /// To be kept for the next evidence of this instance.
-    pub clock: TpmClock,
+    /// To be kept for the next evidence of this instance, when it has a TPM.
+    pub clock: Option<TpmClock>,
 }
 
-/// Judges evidence. Every check of [`checks::TPM`] is in the verdict, whatever the evidence looks like.
+/// Judges a guest's evidence. Every check of its kind is in the verdict, whatever the evidence looks like.
 #[must_use]
-pub fn verify(evidence: &Evidence, expected: &Expectation<'_>, policy: &Policy, now: UnixTime) -> Judgement {
+pub fn verify(
+    evidence: &Evidence,
+    expected: &Expectation<'_>,
+    policy: &Policy,
+    endorsements: &Endorsements<'_>,
+    now: UnixTime,
+) -> Judgement {
     let mut recorder = Recorder::default();
     let hpke_public = check_binding(&evidence.binding, expected, &mut recorder);
-    match &evidence.report {
+    let report_data = report_data(expected.outstanding.nonce(), &evidence.binding);
+    let context = Context { demand: Demand::ReportData(&report_data), endorsements, given: None, now };
+    let Appraised { product, mut claims, tier, image, clock, checks } = match &evidence.report {
         Report::Tpm(report) => {
-            check_tier(Tee::Tpm, policy, &mut recorder);
             let context = tpm::Context { binding: &evidence.binding, expected, policy, now };
-            let (established, claims) = tpm::check(report, &context, &mut recorder);
-            let verdict = Verdict::new(Tee::Tpm, tpm::PRODUCT, claims, recorder.finish(checks::TPM));
-            let attested = match (established, hpke_public) {
-                (Some(established), Some(hpke_public)) if verdict.accepted() => Some(Attested {
-                    instance: evidence.binding.instance,
-                    boot: evidence.binding.boot,
-                    hpke_public,
-                    ssh_host_key: evidence.binding.ssh_host_key.0.clone(),
-                    nonce: *expected.outstanding.nonce(),
-                    policy_hash: policy.hash(),
-                    image: established.image,
-                    shapes: established.shapes,
-                    clock: established.clock,
-                }),
-                _ => None,
-            };
-            Judgement { verdict, attested }
+            tpm::check(report, &context, &mut recorder)
         }
-    }
+        report => {
+            let appraised = appraise(report, policy, &context, &mut recorder);
+            recorder.record(&checks::POLICY_REFERENCE, recognised(appraised.image.as_ref()));
+            appraised
+        }
+    };
+    check_tier(tier, policy, &mut recorder);
+    binding_claims(&evidence.binding, &mut claims);
+    let list = checks::listed(&[checks::POLICY, checks::BINDING, checks]);
+    let verdict = Verdict::new(evidence.report.tee(), tier, product, claims, recorder.finish(&list));
+    let attested = match (image, hpke_public) {
+        (Some(image), Some(hpke_public)) if verdict.accepted() => Some(Attested {
+            instance: evidence.binding.instance,
+            boot: evidence.binding.boot,
+            hpke_public,
+            ssh_host_key: evidence.binding.ssh_host_key.0.clone(),
+            nonce: *expected.outstanding.nonce(),
+            policy_hash: policy.hash(),
+            image: image.image,
+            shapes: image.shapes,
+            clock,
+        }),
+        _ => None,
+    };
+    Judgement { verdict, attested }
 }
 
-fn check_tier(tee: Tee, policy: &Policy, recorder: &mut Recorder) {
-    let tier = tee.tier();
-    recorder.record(
-        &checks::POLICY_TIER,
-        match policy.minimum_tier {
-            Some(minimum) if tier >= minimum => {
-                Ok(format!("the policy demands {minimum} or better. {}", tier_statement(tier)))
-            }
-            Some(minimum) => Err(format!("tier {tier}, but the policy demands {minimum}")),
-            None => Err("the policy does not say which tier is good enough: add `minimum_tier`".into()),
-        },
-    );
+/// Judges a bare hardware report under a policy. Gives a verdict and nothing that secrets could be released on.
+///
+/// `report_data` is what the report has to cover; without it the verdict is a rejection that says so.
+///
+/// # Errors
+/// When the report is not one at all; names the byte or field.
+pub fn judge(
+    report: &Report,
+    report_data: Option<&[u8]>,
+    policy: &Policy,
+    endorsements: &Endorsements<'_>,
+    now: UnixTime,
+) -> Result<Verdict, ParseError> {
+    readable(report)?;
+    let mut recorder = Recorder::default();
+    let demand = report_data.map_or(Demand::Unsaid, Demand::ReportData);
+    let context = Context { demand, endorsements, given: None, now };
+    let Appraised { product, claims, tier, checks, .. } = appraise(report, policy, &context, &mut recorder);
+    check_tier(tier, policy, &mut recorder);
+    let list = checks::listed(&[&[&checks::POLICY_TEE, &checks::POLICY_TIER], checks]);
+    Ok(Verdict::new(report.tee(), tier, product, claims, recorder.finish(&list)))
+}
+
+fn recognised(image: Option<&Matched>) -> Result<String, String> {
+    match image {
+        Some(image) => Ok(format!("the measurement is that of {}", image.image)),
+        None => Err("the measurement is of no image that the policy names, and secrets go to named images only".into()),
+    }
 }
 
 fn check_binding(binding: &Binding, expected: &Expectation<'_>, recorder: &mut Recorder) -> Option<[u8; 32]> {

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use common::{Socket, Swtpm};
 use lambda_attest::eventlog::{EventKind, EventLog};
 use lambda_attest::{
-    AllowedImage, Binding, Evidence, Expectation, FirmwareRule, Judgement, Outstanding, POLICY_VERSION, PcrValue,
-    Policy, TpmEvidence, TpmPolicy, UnixTime, activation_proof, challenge, report_data, verify,
+    AllowedImage, Anchors, Binding, Collateral, Endorsements, Evidence, Expectation, FirmwareRule, Judgement,
+    Outstanding, PcrValue, Policy, TpmEvidence, TpmPolicy, UnixTime, activation_proof, challenge, report_data, verify,
 };
 use lambda_tpm::{LAMBDA_PCRS, PcrSelection, Tpm, Transport, alg};
 use lambda_types::image::TpmExpected;
@@ -88,7 +88,6 @@ fn expected() -> TpmExpected {
 
 fn policy(platform_ca: String) -> Policy {
     Policy {
-        version: POLICY_VERSION,
         minimum_tier: Some(Tier::Platform),
         tpm: Some(TpmPolicy {
             platform_cas: vec![platform_ca],
@@ -100,6 +99,7 @@ fn policy(platform_ca: String) -> Policy {
                 shapes: BTreeMap::from([(Shape::Micro, expected())]),
             }],
         }),
+        ..Policy::silent()
     }
 }
 
@@ -176,7 +176,8 @@ impl Guest {
     fn judge(&self, evidence: &Evidence, outstanding: &Outstanding) -> Judgement {
         let expectation =
             Expectation { instance: self.hello.instance, boot: self.hello.boot, outstanding, previous: None };
-        verify(evidence, &expectation, &self.policy, NOW)
+        let endorsements = Endorsements { anchors: &Anchors::vendor().unwrap(), collateral: &Collateral::none() };
+        verify(evidence, &expectation, &self.policy, &endorsements, NOW)
     }
 }
 
@@ -193,7 +194,7 @@ fn a_real_tpm_that_booted_the_image_is_accepted() {
     assert_eq!(judgement.verdict.failed().collect::<Vec<_>>(), Vec::<&lambda_attest::Check>::new());
     let attested = judgement.attested.unwrap();
     assert_eq!((attested.image, attested.shapes), (ImageId::from_bits(1), vec![Shape::Micro]));
-    assert_eq!(attested.clock.restart_count, 0);
+    assert_eq!(attested.clock.unwrap().restart_count, 0);
 }
 
 #[test]

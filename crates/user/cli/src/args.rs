@@ -4,9 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lambda_attest::UnixTime;
-use lambda_types::InstanceId;
-use lambda_types::shape::Shape;
+use lambda_types::shape::{LaunchProfile, Shape};
+
+mod attest;
+
+pub(crate) use attest::{
+    AmdLineName, Attest, Collateral, CollateralSource, EventlogArgs, Evidence, Fetch, Inspect, NewPolicy, PckCaName,
+    Policy, PolicyKey, ProfileName, SignPolicy, TechnologyName, TeeName, Verify,
+};
 
 /// Runs instances on somebody else's machines, and releases their keys only to what you have verified.
 #[derive(Debug, Parser)]
@@ -65,12 +70,9 @@ pub(crate) enum Command {
     /// Rotates your keys.
     #[command(subcommand)]
     Key(Key),
-    /// Reads and judges recorded evidence.
+    /// Reads and judges evidence, and keeps what that takes: policies and collateral.
     #[command(subcommand)]
     Attest(Attest),
-    /// Writes and shows release policies.
-    #[command(subcommand)]
-    Policy(Policy),
     /// Prints a completion script for a shell.
     #[command(after_help = "Example:\n  lambda completions bash > /etc/bash_completion.d/lambda")]
     Completions {
@@ -120,6 +122,9 @@ pub(crate) enum Instance {
     /// Stops and starts.
     #[command(after_help = "Example:\n  lambda instance restart web --timeout 300")]
     Restart(Boot),
+    /// Enlarges the encrypted volume; the guest takes it up at its next boot, its data stays.
+    #[command(after_help = "Example:\n  lambda instance resize web --volume-gib 50 && lambda instance restart web")]
+    Resize(Resize),
     /// Deletes an instance and its volume.
     #[command(after_help = "Example:\n  lambda instance delete web")]
     Delete(Run),
@@ -175,6 +180,16 @@ pub(crate) struct Create {
     pub(crate) policy: GivenPolicy,
     #[command(flatten)]
     pub(crate) wait: Wait,
+}
+
+/// `lambda instance resize`.
+#[derive(Debug, Args)]
+pub(crate) struct Resize {
+    #[command(flatten)]
+    pub(crate) name: Name,
+    /// New size of the encrypted volume, GiB; a volume never shrinks.
+    #[arg(long)]
+    pub(crate) volume_gib: u32,
 }
 
 /// A policy for one instance.
@@ -296,14 +311,35 @@ pub(crate) enum Image {
     )]
     Import(Import),
     /// Recomputes every expected measurement from an image's parts and compares.
-    #[command(after_help = "Example:\n  lambda image measure ./debian-12")]
-    Measure(Folder),
+    #[command(after_help = "Examples:
+  lambda image measure ./debian-12
+  lambda image measure ./debian-12 --profile snp --vcpus 2 --firmware OVMF.amdsev.fd
+
+With --profile it prints what such a launch measures to, from firmware, kernel, initramfs and command line alone, and which
+registers do not follow from the image.")]
+    Measure(Measure),
     /// Measures an image and, if everything agrees, keeps its reference values for release policies.
     #[command(after_help = "Example:\n  lambda image trust ./debian-12")]
     Trust(Folder),
     /// Lists the cloud's images and whether you trust them.
     #[command(after_help = "Example:\n  lambda image list")]
     List,
+}
+
+/// `lambda image measure`.
+#[derive(Debug, Args)]
+pub(crate) struct Measure {
+    #[command(flatten)]
+    pub(crate) folder: Folder,
+    /// Computes this profile's launch measurement: snp or tdx.
+    #[arg(long, value_name = "PROFILE", requires = "vcpus")]
+    pub(crate) profile: Option<LaunchProfile>,
+    /// Number of virtual processors.
+    #[arg(long, value_name = "N", requires = "profile")]
+    pub(crate) vcpus: Option<u32>,
+    /// Firmware to launch with; the image's own for the profile if left out.
+    #[arg(long, value_name = "FILE", requires = "profile")]
+    pub(crate) firmware: Option<PathBuf>,
 }
 
 /// An image folder.
@@ -390,67 +426,6 @@ Afterwards back up keyring.json and copy it to the machines that run a broker. V
     RotateProject,
 }
 
-/// `lambda attest …`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Attest {
-    /// Prints the claims of evidence without judging them.
-    #[command(after_help = "Example:
-  lambda instance attest web --record web-evidence.json
-  lambda attest inspect web-evidence.json")]
-    Inspect {
-        /// A record of `lambda instance attest --record`, or evidence alone.
-        #[arg(value_name = "FILE")]
-        evidence: PathBuf,
-    },
-    /// Judges recorded evidence again, without the cloud.
-    #[command(after_help = "Examples:
-  lambda attest verify web-evidence.json --policy policy.json
-  lambda attest verify web-evidence.json --policy policy.json --at 2026-01-31T12:00:00Z
-
-Exit codes: 0 accepted, 3 rejected, 2 not a record. A record holds its spent challenge, so it convinces those who trust
-whoever recorded it.")]
-    Verify(Verify),
-}
-
-/// `lambda attest verify`.
-#[derive(Debug, Args)]
-pub(crate) struct Verify {
-    /// A record of `lambda instance attest --record`.
-    #[arg(value_name = "RECORD")]
-    pub(crate) record: PathBuf,
-    /// Release policy.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) policy: PathBuf,
-    /// The instance that it must be evidence of; the one that the record says was asked if left out.
-    #[arg(long, value_name = "ID")]
-    pub(crate) instance: Option<InstanceId>,
-    /// Judges certificates as of this time, UTC; now if left out.
-    #[arg(long, value_name = "RFC3339")]
-    pub(crate) at: Option<UnixTime>,
-}
-
-/// `lambda policy …`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Policy {
-    /// Writes a policy that accepts one image on tier `platform` under the pinned platform CA.
-    #[command(after_help = "Example:\n  lambda policy new --from ./debian-12 --out policy.json")]
-    New {
-        /// Image folder; measured first.
-        #[arg(long, value_name = "DIR")]
-        from: PathBuf,
-        /// File to write; standard output if left out.
-        #[arg(long, value_name = "FILE")]
-        out: Option<PathBuf>,
-    },
-    /// Says what a policy accepts.
-    #[command(after_help = "Example:\n  lambda policy show policy.json")]
-    Show {
-        /// The policy.
-        #[arg(value_name = "FILE")]
-        policy: PathBuf,
-    },
-}
-
 /// A variable and its value: the given one, or that of this process.
 fn variable(text: &str) -> Result<(String, String), String> {
     if text.contains('=') {
@@ -470,7 +445,7 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<u64>() {
         Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
         _ => Err("expected whole seconds, 1 to 86400".into()),
@@ -510,9 +485,9 @@ mod tests {
         while let Some(command) = open.pop() {
             open.extend(command.get_subcommands().cloned());
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            for line in
-                help.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| line.starts_with("lambda "))
-            {
+            let examples =
+                help.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| line.starts_with("lambda "));
+            for line in examples.flat_map(|line| line.split(" && ")) {
                 let words = line.split(" > ").next().unwrap_or_default().split_whitespace();
                 if let Err(error) = Cli::try_parse_from(words) {
                     panic!("{line}: {error}");

@@ -15,8 +15,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use args::{Attest, Broker, Cli, Command, Image, Instance, Key, Policy};
-use commands::{attest, broker, connect, create, image, instance, key, policy, ssh, tunnel};
+use args::{Attest, Broker, Cli, Collateral, Command, Format, Image, Instance, Key, Policy, PolicyKey};
+use commands::{attest, broker, collateral, connect, create, image, instance, key, policy, ssh, tunnel};
 use exit::Failure;
 
 fn main() -> ExitCode {
@@ -48,6 +48,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
             Instance::Start(args) => create::start(format, &args).await,
             Instance::Stop(args) => instance::stop(format, &args).await,
             Instance::Restart(args) => create::restart(format, &args).await,
+            Instance::Resize(args) => instance::resize(format, &args).await,
             Instance::Delete(args) => instance::delete(format, &args).await,
             Instance::Attest(args) => attest::instance(format, &args).await,
             Instance::Why(args) => instance::why(format, &args).await,
@@ -65,17 +66,30 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Broker(Broker::Run { policy }) => broker::run(&policy).await,
         Command::Key(Key::RotateMaster) => key::rotate_master(format),
         Command::Key(Key::RotateProject) => key::rotate_project(format).await,
-        Command::Attest(command) => match command {
-            Attest::Inspect { evidence } => attest::inspect(format, &evidence),
-            Attest::Verify(args) => attest::verify(format, &args),
-        },
-        Command::Policy(command) => match command {
-            Policy::New { from, out } => policy::new(&from, out.as_deref()),
-            Policy::Show { policy } => policy::show(format, &policy),
-        },
+        Command::Attest(command) => judge(format, command).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "lambda", &mut std::io::stdout());
             Ok(())
         }
+    }
+}
+
+async fn judge(format: Format, command: Attest) -> Result<(), Failure> {
+    match command {
+        Attest::Inspect(args) => attest::inspect(format, &args),
+        Attest::Verify(args) => attest::verify(format, &args),
+        Attest::Eventlog(args) => attest::eventlog(format, &args),
+        Attest::Collateral(Collateral::Fetch(args)) => collateral::fetch(format, &args).await,
+        Attest::Collateral(Collateral::Show { bundle, keys }) => collateral::show(format, bundle.as_deref(), &keys),
+        Attest::Policy(Policy::New(args)) => policy::new(&args),
+        Attest::Policy(Policy::Show { policy }) => policy::show(format, &policy),
+        Attest::Policy(Policy::Sign(args)) => policy::sign(&args),
+        Attest::Policy(Policy::Check { policy, keys }) => policy::check(format, &policy, &keys),
+        Attest::Policy(Policy::Key(command)) => match command {
+            PolicyKey::New { out } => policy::new_key(format, &out),
+            PolicyKey::Show { key } => policy::show_key(format, &key),
+            PolicyKey::Pin { keys } => policy::pin_keys(format, &keys),
+            PolicyKey::Unpin => policy::unpin_keys(format),
+        },
     }
 }

@@ -32,6 +32,7 @@ use lambda_types::mailbox::PostMessage;
 use lambda_types::session::ToGuest;
 use lambda_types::{BootId, Code, InstanceId, NodeId};
 
+use crate::collateral::Cache;
 use crate::config::{Folder, Platform};
 use crate::state::Records;
 use crate::{Client, Error, Keyring, policies};
@@ -146,8 +147,14 @@ pub struct Broker {
 }
 
 impl Broker {
-    pub(crate) fn new(client: Client, keyring: Arc<Keyring>, records: Records, policies: PolicySource) -> Self {
-        Self { engine: Engine { client, keyring, records, policies, judge: AttestJudge } }
+    pub(crate) fn new(
+        client: Client,
+        keyring: Arc<Keyring>,
+        records: Records,
+        policies: PolicySource,
+        cache: Cache,
+    ) -> Self {
+        Self { engine: Engine { client, keyring, records, policies, judge: AttestJudge { cache } } }
     }
 
     /// Serves one instance until it is ready.
@@ -198,7 +205,8 @@ impl<J: Judge> Engine<J> {
                 Some(_) => return Err(inconsistent(id, "the guest reports another volume header than the pinned one")),
                 None => secrets.pin(pin),
             }
-            let update = UpdateInstance { secrets: Some(self.keyring.seal(id, &secrets)?), metadata: None };
+            let sealed = Some(self.keyring.seal(id, &secrets)?);
+            let update = UpdateInstance { secrets: sealed, ..UpdateInstance::default() };
             drop(secrets);
             match self.client.update_instance(id, &instance.etag, &update).await {
                 Ok(_) => return self.remember_pin(id, pin),

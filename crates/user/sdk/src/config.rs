@@ -4,7 +4,8 @@
 //!   config.json      endpoint, gateway CA, pinned platform CA      api.key         the API key
 //!   master.key       the master key                                keyring.json    project keys wrapped under it
 //!   images/<id>/     reference values that the customer trusts     policies/<id>.json   a policy for an instance or an image
-//!   state/<id>.json  what was attested about an instance
+//!   state/<id>.json  what was attested about an instance           policy-keys.pem      keys that must sign policies, if any
+//!   collateral/      what vendors published about their hardware
 //! ```
 //!
 //! Every file is 0600 in folders of 0700. Losing `master.key` or `keyring.json` loses every volume: back them up.

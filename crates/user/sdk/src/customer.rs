@@ -9,12 +9,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lambda_attest::Policy;
 use lambda_crypto::{InstanceSecrets, Metadata};
-use lambda_types::instance::{CreateInstance, Instance, InstanceState, Power};
+use lambda_types::instance::{CreateInstance, Instance, InstanceState, Power, UpdateInstance};
 use lambda_types::shape::{LaunchProfile, Shape};
 use lambda_types::{BootId, Code, InstanceId, Problem};
 use zeroize::Zeroizing;
 
 use crate::broker::{Event, Fresh, PolicySource};
+use crate::collateral::Cache;
 use crate::config::{ApiKey, Config, Folder};
 use crate::images::Trusted;
 use crate::resolve::{self, Known};
@@ -82,6 +83,9 @@ pub struct SshTarget {
     pub known_hosts: PathBuf,
 }
 
+/// How often a change is tried against a record that others change meanwhile.
+const ATTEMPTS: u32 = 8;
+
 impl Customer {
     /// The connected customer of a configuration folder.
     ///
@@ -101,7 +105,8 @@ impl Customer {
             Some(policy) => PolicySource::Fixed(Box::new(policy)),
             None => PolicySource::PerInstance { folder: self.folder.clone(), platform: self.config.platform.clone() },
         };
-        Broker::new(self.client.clone(), self.keyring.clone(), self.records.clone(), source)
+        let cache = Cache::of(&self.folder);
+        Broker::new(self.client.clone(), self.keyring.clone(), self.records.clone(), source, cache)
     }
 
     /// Refuses a cloud that presents another platform CA than the pinned one.
@@ -191,6 +196,24 @@ impl Customer {
     /// When it cannot be stored.
     pub fn set_policy(&self, id: InstanceId, policy: &Policy) -> Result<(), Error> {
         policies::remember(&self.folder, id, policy)
+    }
+
+    /// Enlarges an instance's volume, whoever else changes its record; its guest takes that up at its next boot. A size that it
+    /// has already is no error.
+    ///
+    /// # Errors
+    /// When the size is smaller or out of range, or its node has no room.
+    pub async fn grow_volume(&self, id: InstanceId, volume_gib: u32) -> Result<Instance, Error> {
+        let update = UpdateInstance { volume_gib: Some(volume_gib), ..UpdateInstance::default() };
+        for _ in 0..ATTEMPTS {
+            let instance = self.client.instance(id).await?;
+            match self.client.update_instance(id, &instance.etag, &update).await {
+                Err(error) if error.code() == Some(Code::VersionMismatch) => {}
+                answered => return answered,
+            }
+        }
+        let detail = "its record keeps changing while its volume is enlarged; try again".into();
+        Err(Error::Inconsistent { instance: id, detail })
     }
 
     /// Waits until an instance is off.
@@ -327,6 +350,7 @@ fn seal_new(keyring: &Keyring, new: NewInstance) -> Result<CreateInstance, Error
         shape,
         image: image.id,
         profile: LaunchProfile::Tpm,
+        launch: None,
         volume_gib,
         secrets: keyring.seal(id, &secrets)?,
         metadata: keyring.seal(id, &metadata)?,

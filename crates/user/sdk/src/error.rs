@@ -61,6 +61,14 @@ pub enum Error {
     /// The API answered with something else than it should.
     #[error("unexpected answer from the API: {0}")]
     Protocol(String),
+    /// A publisher of collateral answered with something that cannot be used.
+    #[error("{source_url} gave no usable document: {detail}")]
+    Publisher {
+        /// Where.
+        source_url: String,
+        /// What is wrong with the answer.
+        detail: String,
+    },
     /// No instance has this name or id.
     #[error("no instance `{0}`; `lambda instance list` shows what there is")]
     NoInstance(String),

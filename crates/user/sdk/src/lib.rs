@@ -12,6 +12,7 @@
 
 pub mod api;
 pub mod broker;
+pub mod collateral;
 pub mod config;
 pub mod connect;
 pub mod customer;
@@ -20,6 +21,7 @@ pub mod files;
 pub mod images;
 pub mod keyring;
 pub mod policies;
+pub mod presented;
 pub mod resolve;
 pub mod rotation;
 pub mod state;

@@ -79,6 +79,7 @@ async fn reseal(client: &Client, keyring: &Keyring, mut instance: Instance) -> R
         let update = UpdateInstance {
             secrets: Some(keyring.reseal::<InstanceSecrets>(id, &instance.secrets)?),
             metadata: Some(keyring.reseal::<Metadata>(id, &instance.metadata)?),
+            volume_gib: None,
         };
         match client.update_instance(id, &instance.etag, &update).await {
             Ok(_) => return Ok(stood),

@@ -36,6 +36,14 @@ pub fn client_config(ca_pem: &str, alpn: &[&[u8]]) -> Result<ClientConfig, Error
     if roots.is_empty() {
         return Err(Error::Tls("the CA file holds no certificate".into()));
     }
+    trusting(roots, alpn)
+}
+
+/// A client configuration that trusts these certificates and offers these ALPN protocols.
+///
+/// # Errors
+/// When the provider does not know TLS 1.3.
+pub(crate) fn trusting(roots: RootCertStore, alpn: &[&[u8]]) -> Result<ClientConfig, Error> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| Error::Tls(error.to_string()))?

@@ -1,4 +1,5 @@
 use lambda_tpm::alg;
+use sha1::Sha1;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 use super::Event;
@@ -96,11 +97,18 @@ impl Event {
             | EventKind::S_CRTM_VERSION
             | EventKind::OMIT_BOOT_DEVICE_EVENTS
             | EventKind::EFI_VARIABLE_DRIVER_CONFIG
-            | EventKind::EFI_VARIABLE_AUTHORITY
             | EventKind::EFI_VARIABLE_BOOT2
             | EventKind::EFI_GPT_EVENT => is_hash_of(&self.data),
             // The variable's data alone, or the whole structure in older firmware.
             EventKind::EFI_VARIABLE_BOOT => variable_data(&self.data).is_some_and(is_hash_of) || is_hash_of(&self.data),
+            EventKind::EFI_VARIABLE_AUTHORITY => {
+                is_hash_of(&self.data) || measured_short(&self.data).is_some_and(is_hash_of)
+            }
+            _ if is_hash_of(&self.data) => true,
+            EventKind::IPL => match grub_command(&self.data) {
+                Some(command) => is_hash_of(command) || is_hash_of(&[command, &[0]].concat()),
+                None => return Grounding::Described,
+            },
             _ => return Grounding::Described,
         };
         if proven { Grounding::Proven } else { Grounding::Contradicted }
@@ -118,6 +126,26 @@ impl Event {
     }
 }
 
+/// The command or kernel command line that GRUB measures, with or without its terminator; it logs it after a label.
+fn grub_command(data: &[u8]) -> Option<&[u8]> {
+    const LABELS: [&[u8]; 5] =
+        [b"grub_cmd: ", b"grub_cmd ", b"kernel_cmdline: ", b"grub_kernel_cmdline ", b"module_cmdline: "];
+    let command = LABELS.iter().find_map(|label| data.strip_prefix(*label))?;
+    command.split(|byte| *byte == 0).next()
+}
+
+/// What shim hashes of the certificate that it logs: all but a last byte, which it leaves uninitialised. The variable
+/// itself, as long as it says, is within what is hashed.
+fn measured_short(bytes: &[u8]) -> Option<&[u8]> {
+    let (_last, measured) = bytes.split_last()?;
+    let (_guid, rest) = measured.split_at_checked(16)?;
+    let (name_len, rest) = rest.split_first_chunk::<8>()?;
+    let (data_len, rest) = rest.split_first_chunk::<8>()?;
+    let name_bytes = usize::try_from(u64::from_le_bytes(*name_len)).ok()?.checked_mul(2)?;
+    let needed = name_bytes.checked_add(usize::try_from(u64::from_le_bytes(*data_len)).ok()?)?;
+    (needed <= rest.len()).then_some(measured)
+}
+
 /// VariableData of a UEFI_VARIABLE_DATA (PFP): GUID, name length in characters, data length, name, data.
 fn variable_data(bytes: &[u8]) -> Option<&[u8]> {
     let (_guid, rest) = bytes.split_at_checked(16)?;
@@ -128,9 +156,10 @@ fn variable_data(bytes: &[u8]) -> Option<&[u8]> {
     (usize::try_from(u64::from_le_bytes(*data_len)) == Ok(data.len())).then_some(data)
 }
 
-/// Hash of `data` in a bank's algorithm; nothing for SHA-1, which proves nothing.
+/// Hash of `data` in a bank's algorithm.
 pub(super) fn hash(bank: u16, data: &[u8]) -> Option<Vec<u8>> {
     match bank {
+        alg::SHA1 => Some(Sha1::digest(data).to_vec()),
         alg::SHA256 => Some(Sha256::digest(data).to_vec()),
         alg::SHA384 => Some(Sha384::digest(data).to_vec()),
         alg::SHA512 => Some(Sha512::digest(data).to_vec()),

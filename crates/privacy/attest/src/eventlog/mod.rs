@@ -1,4 +1,5 @@
-//! TCG event logs: the TCG 1.2 format (SHA-1 only) and the crypto-agile one.
+//! TCG event logs: the TCG 1.2 format (SHA-1 only), the crypto-agile one, and the CC event log (CCEL) of a TD, which is a
+//! crypto-agile log whose registers are measurement registers: 0 is MRTD, 1 to 4 are RTMR0 to RTMR3.
 //!
 //! A log is a claim. What makes it true is that its digests replay to registers that a TPM signed; what makes an
 //! event's *content* true is that its digest is the hash of that content, where the event type defines it so. Both are
@@ -6,13 +7,22 @@
 //!
 //! References are to the *TCG PC Client Platform Firmware Profile* (PFP).
 
+pub mod checks;
+mod inspect;
 mod kind;
 mod parse;
 mod replay;
+mod report;
+mod summary;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
+pub use crate::evidence::Registers;
+pub(crate) use inspect::check;
 pub use kind::{EventKind, Grounding};
+pub use report::{LogReport, Problem, ProblemKind, ReportedEvent, bank_name};
 
 /// Most bytes in a log.
 pub const MAX_LOG_BYTES: usize = 1024 * 1024;
@@ -25,6 +35,8 @@ pub const MAX_EVENTS: usize = 8192;
 pub struct EventLog {
     /// Which of the two formats.
     pub format: Format,
+    /// Whose registers the events extend.
+    pub machine: Machine,
     /// TPM_ALG_IDs of the digests that every event carries.
     pub banks: Vec<u16>,
     /// In the order in which they were measured; the header is not among them.
@@ -38,6 +50,15 @@ pub enum Format {
     Tcg12,
     /// TCG_PCR_EVENT2 after a "Spec ID Event03" header (PFP, EV_NO_ACTION Event Types).
     CryptoAgile,
+}
+
+/// Whose registers a log is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    /// A TPM's PCRs.
+    Tpm,
+    /// A trust domain's measurement registers (UEFI, EFI_CC_EVENT): the header stands in register 1.
+    Td,
 }
 
 /// One event.

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use lambda_tpm::alg;
 
-use super::{Event, EventKind, EventLog, EventLogError, Format, MAX_EVENTS, MAX_LOG_BYTES};
+use super::{Event, EventKind, EventLog, EventLogError, Format, MAX_EVENTS, MAX_LOG_BYTES, Machine};
 
 const SIGNATURE_03: &[u8; 16] = b"Spec ID Event03\0";
 const SIGNATURE_02: &[u8; 16] = b"Spec ID Event02\0";
@@ -17,6 +17,18 @@ const MAX_EVENT_BYTES: usize = 256 * 1024;
 /// Most registers: the 24 of a PC Client TPM.
 const PCR_COUNT: u32 = 24;
 
+/// Register in which a CC event log has its header.
+const TD_HEADER_REGISTER: u32 = 1;
+
+/// A log as far as it can be read.
+pub(super) struct Scan {
+    pub(super) log: EventLog,
+    /// Where the last whole event ends.
+    pub(super) used: usize,
+    /// What stopped the reading before the end.
+    pub(super) error: Option<EventLogError>,
+}
+
 impl EventLog {
     /// Parses a whole log. Bytes that are all 0x00 or all 0xff after the last event are the unused rest of the
     /// firmware's buffer; anything else there is refused.
@@ -24,33 +36,63 @@ impl EventLog {
     /// # Errors
     /// When it is too long, cut short, or inconsistent with its own header.
     pub fn parse(bytes: &[u8]) -> Result<Self, EventLogError> {
-        if bytes.len() > MAX_LOG_BYTES {
-            return Err(EventLogError { at: MAX_LOG_BYTES, why: "the log is longer than one mebibyte" });
-        }
-        let mut cursor = Cursor { bytes, at: 0 };
-        let first = cursor.event12()?;
-        let algorithms =
-            if first.kind == EventKind::NO_ACTION { spec_id(&first.data, first.offset)? } else { Header::Absent };
-        match algorithms {
-            Header::CryptoAgile(sizes) => {
-                let mut events = Vec::new();
-                while cursor.more(&events)? {
-                    events.push(cursor.event2(&sizes)?);
-                }
-                Ok(Self { format: Format::CryptoAgile, banks: sizes.keys().copied().collect(), events })
-            }
-            header @ (Header::Tcg12 | Header::Absent) => {
-                let mut events = Vec::new();
-                if matches!(header, Header::Absent) {
-                    events.push(first);
-                }
-                while cursor.more(&events)? {
-                    events.push(cursor.event12()?);
-                }
-                Ok(Self { format: Format::Tcg12, banks: vec![alg::SHA1], events })
-            }
+        let scan = scan(bytes);
+        match scan.error {
+            None => Ok(scan.log),
+            Some(error) => Err(error),
         }
     }
+}
+
+/// Reads events until the end or the first error.
+pub(super) fn scan(bytes: &[u8]) -> Scan {
+    let mut scan = Scan {
+        log: EventLog { format: Format::Tcg12, machine: Machine::Tpm, banks: vec![alg::SHA1], events: Vec::new() },
+        used: 0,
+        error: None,
+    };
+    scan.error = scan_into(bytes, &mut scan.log, &mut scan.used).err();
+    scan
+}
+
+fn scan_into(bytes: &[u8], log: &mut EventLog, used: &mut usize) -> Result<(), EventLogError> {
+    if bytes.len() > MAX_LOG_BYTES {
+        return Err(EventLogError { at: MAX_LOG_BYTES, why: "the log is longer than one mebibyte" });
+    }
+    let mut cursor = Cursor { bytes, at: 0 };
+    let first = cursor.event12()?;
+    let header =
+        if first.kind == EventKind::NO_ACTION { spec_id(&first.data, first.offset) } else { Ok(Header::Absent) };
+    let sizes = match header {
+        Ok(Header::CryptoAgile(sizes)) => {
+            log.format = Format::CryptoAgile;
+            log.banks = sizes.keys().copied().collect();
+            if first.pcr == TD_HEADER_REGISTER {
+                log.machine = Machine::Td;
+            }
+            Some(sizes)
+        }
+        Ok(Header::Tcg12) => None,
+        Ok(Header::Absent) => {
+            log.events.push(first);
+            None
+        }
+        Err(error) => {
+            *used = cursor.at;
+            log.events.push(first);
+            return Err(error);
+        }
+    };
+    *used = cursor.at;
+    while cursor.more(&log.events)? {
+        let event = match &sizes {
+            Some(sizes) => cursor.event2(sizes)?,
+            None => cursor.event12()?,
+        };
+        log.events.push(event);
+        *used = cursor.at;
+    }
+    Ok(())
 }
 
 enum Header {

@@ -3,30 +3,34 @@ use std::collections::BTreeMap;
 use lambda_tpm::alg;
 
 use super::kind::hash;
-use super::{EventKind, EventLog};
+use super::{Event, EventKind, EventLog};
 
 /// "StartupLocality" (PFP): the one EV_NO_ACTION event that changes a register's initial value.
 const STARTUP_LOCALITY: &[u8; 16] = b"StartupLocality\0";
 
 impl EventLog {
     /// Final value of every register of a bank that the log mentions. Nothing when the log lacks the bank, or the bank
-    /// is SHA-1, in which a log can be forged to fit.
+    /// is SHA-1, which proves nothing.
     #[must_use]
     pub fn replay(&self, bank: u16) -> Option<BTreeMap<u32, Vec<u8>>> {
-        if !self.banks.contains(&bank) || bank == alg::SHA1 {
+        if bank == alg::SHA1 { None } else { self.replay_for_reading(bank) }
+    }
+
+    /// As [`Self::replay`], and for SHA-1 too. For showing and comparing; no verdict on a policy may rest on SHA-1.
+    #[must_use]
+    pub fn replay_for_reading(&self, bank: u16) -> Option<BTreeMap<u32, Vec<u8>>> {
+        if !self.banks.contains(&bank) {
             return None;
         }
         let len = alg::digest_len(bank)?;
         let mut registers: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
         for event in &self.events {
             if event.kind == EventKind::NO_ACTION {
-                if let Some(locality) = event.data.strip_prefix(STARTUP_LOCALITY)
-                    && let [locality] = locality
-                    && event.pcr == 0
+                if let Some(locality) = startup_locality(event)
                     && !registers.contains_key(&0)
                 {
                     let mut initial = vec![0; len.saturating_sub(1)];
-                    initial.push(*locality);
+                    initial.push(locality);
                     registers.insert(0, initial);
                 }
                 continue;
@@ -36,5 +40,13 @@ impl EventLog {
             *register = hash(bank, register)?;
         }
         Some(registers)
+    }
+}
+
+/// The locality that the TPM was started from, when this event says so.
+pub(super) fn startup_locality(event: &Event) -> Option<u8> {
+    match event.data.strip_prefix(STARTUP_LOCALITY) {
+        Some([locality]) if event.pcr == 0 && event.kind == EventKind::NO_ACTION => Some(*locality),
+        _ => None,
     }
 }

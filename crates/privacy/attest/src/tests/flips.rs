@@ -7,7 +7,7 @@ use crate::*;
 
 /// Everything that a signature, a name or a MAC covers.
 fn part(evidence: &mut Evidence, index: usize) -> &mut Binary {
-    let Report::Tpm(report) = &mut evidence.report;
+    let Report::Tpm(report) = &mut evidence.report else { unreachable!("evidence of a TPM") };
     match index {
         0 => &mut report.attest,
         1 => &mut report.signature,
@@ -57,12 +57,12 @@ fn no_truncation_or_extension_of_anything_signed_is_accepted() {
 fn a_bent_event_log_is_accepted_only_where_it_merely_describes() {
     let scene = Scene::good();
     let good = scene.evidence();
-    let Report::Tpm(report) = &good.report;
+    let Report::Tpm(report) = &good.report else { unreachable!("evidence of a TPM") };
     let log = report.event_log.0.clone();
     let mut accepted = 0;
     for position in 0..log.len() {
         let mut bent = good.clone();
-        let Report::Tpm(report) = &mut bent.report;
+        let Report::Tpm(report) = &mut bent.report else { unreachable!("evidence of a TPM") };
         report.event_log.0[position] ^= 0x10;
         if let Some(attested) = scene.judge_evidence(&bent).attested {
             accepted += 1;
@@ -73,7 +73,7 @@ fn a_bent_event_log_is_accepted_only_where_it_merely_describes() {
     assert!(accepted < 160, "{accepted} of {} bytes can be bent", log.len());
     for cut in 0..log.len() {
         let mut bent = good.clone();
-        let Report::Tpm(report) = &mut bent.report;
+        let Report::Tpm(report) = &mut bent.report else { unreachable!("evidence of a TPM") };
         report.event_log.0.truncate(cut);
         assert!(scene.judge_evidence(&bent).attested.is_none(), "the log cut to {cut} was accepted");
     }

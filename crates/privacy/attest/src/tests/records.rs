@@ -14,11 +14,12 @@ fn record(scene: &Scene) -> Record {
         challenge: scene.challenge().spend(),
         previous: scene.previous.clone(),
         evidence: scene.evidence(),
+        collateral: Collateral::none(),
     }
 }
 
 fn failed(record: &Record, scene: &Scene) -> Vec<String> {
-    let verdict = record.judge(record.instance, &scene.policy, scene.now).unwrap();
+    let verdict = record.judge(record.instance, &scene.policy, &Anchors::vendor().unwrap(), scene.now).unwrap();
     verdict.failed().map(|check| check.id.clone()).collect()
 }
 
@@ -28,7 +29,7 @@ fn a_record_that_was_written_and_read_gives_the_same_verdict() {
     let record = record(&scene);
     let read: Record = serde_json::from_slice(&serde_json::to_vec_pretty(&record).unwrap()).unwrap();
     assert_eq!(read, record);
-    let verdict = read.judge(scene.instance, &scene.policy, scene.now).unwrap();
+    let verdict = read.judge(scene.instance, &scene.policy, &Anchors::vendor().unwrap(), scene.now).unwrap();
     assert!(verdict.accepted());
     assert_eq!(verdict, scene.judge_evidence(&record.evidence).verdict);
 }
@@ -45,9 +46,9 @@ fn every_part_of_the_question_takes_part_in_the_answer() {
     assert_eq!(failed(&secret, &scene).len(), 1, "{:?}", failed(&secret, &scene));
     let later = TpmClock { reset_count: scene.reset_count + 1, ..scene.previous_clock() };
     assert!(!failed(&Record { previous: Some(later), ..good.clone() }, &scene).is_empty());
-    let verdict = good.judge(InstanceId::from_bits(99), &scene.policy, scene.now).unwrap();
+    let verdict = good.judge(InstanceId::from_bits(99), &scene.policy, &Anchors::vendor().unwrap(), scene.now).unwrap();
     assert_eq!(verdict.failed().map(|check| check.id.as_str()).collect::<Vec<_>>(), ["binding.instance"]);
-    let long_ago = good.judge(scene.instance, &scene.policy, UnixTime(0)).unwrap();
+    let long_ago = good.judge(scene.instance, &scene.policy, &Anchors::vendor().unwrap(), UnixTime(0)).unwrap();
     assert!(!long_ago.accepted(), "the certificates were not valid then");
 }
 
@@ -57,7 +58,7 @@ fn a_record_that_cannot_be_judged_names_the_field() {
     let good = serde_json::to_value(record(&scene)).unwrap();
     let judged = |value: serde_json::Value| {
         let record: Record = serde_json::from_value(value).unwrap();
-        record.judge(scene.instance, &scene.policy, scene.now).unwrap_err().to_string()
+        record.judge(scene.instance, &scene.policy, &Anchors::vendor().unwrap(), scene.now).unwrap_err().to_string()
     };
     for field in ["nonce", "secret"] {
         let mut bad = good.clone();

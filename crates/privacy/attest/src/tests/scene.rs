@@ -240,7 +240,6 @@ impl Scene {
         let (instance, boot_id) = (InstanceId::from_bits(1), BootId::from_bits(2));
         let events = boot();
         let policy = Policy {
-            version: POLICY_VERSION,
             minimum_tier: Some(Tier::Platform),
             tpm: Some(TpmPolicy {
                 platform_cas: vec![platform.pem()],
@@ -252,6 +251,7 @@ impl Scene {
                     shapes: [(Shape::Nano, expected(&events))].into(),
                 }],
             }),
+            ..Policy::silent()
         };
         Self {
             platform,
@@ -394,7 +394,8 @@ impl Scene {
             outstanding: self.outstanding.as_ref().unwrap_or(&challenge),
             previous: self.previous.as_ref(),
         };
-        verify(evidence, &expected, &self.policy, self.now)
+        let endorsements = Endorsements { anchors: &Anchors::vendor().unwrap(), collateral: &Collateral::none() };
+        verify(evidence, &expected, &self.policy, &endorsements, self.now)
     }
 
     /// Ids of the failed checks.

@@ -1,10 +1,11 @@
 //! What is accepted, what a verdict says, and what documents look like.
 
 use lambda_types::session::{Hello, PROTOCOL};
-use lambda_types::shape::{Shape, Tier};
+use lambda_types::shape::Shape;
 use lambda_types::{BootId, ImageId};
 
 use super::scene::*;
+use super::tpm_checks;
 use crate::challenge::{ChallengeError, issue};
 use crate::*;
 
@@ -18,7 +19,7 @@ fn a_guest_about_which_everything_is_right_is_accepted() {
     assert_eq!(attested.policy_hash, scene.policy.hash());
     assert_eq!(attested.nonce, [5; 32]);
     assert_eq!(attested.hpke_public, [8; 32]);
-    assert_eq!(attested.clock.reset_count, 7);
+    assert_eq!(attested.clock.unwrap().reset_count, 7);
     assert_eq!(verdict.claims["platform_ca"], pki::fingerprint(scene.platform.pem().as_bytes()).unwrap());
 }
 
@@ -80,8 +81,8 @@ fn a_changed_initramfs_is_named_as_what_differs() {
 fn a_verdict_lists_every_check_in_order_and_names_its_tier_plainly() {
     let verdict = Scene::good().judge().verdict;
     let ids: Vec<&str> = verdict.checks.iter().map(|check| check.id.as_str()).collect();
-    assert_eq!(ids, checks::TPM.iter().map(|info| info.id).collect::<Vec<_>>());
-    assert_eq!(verdict.tier, Tier::Platform);
+    assert_eq!(ids, tpm_checks().iter().map(|info| info.id).collect::<Vec<_>>());
+    assert_eq!(verdict.tier, Assurance::Platform);
     assert!(verdict.tier_statement().contains("NOT hidden from the host"));
     let json = serde_json::to_string(&verdict).unwrap();
     assert!(json.starts_with(r#"{"verdict":"accepted","tier":"platform","tee":"tpm","product":"#), "{json}");
@@ -148,17 +149,21 @@ fn a_policy_made_from_an_image_accepts_that_image() {
     assert_eq!(attested.image.to_bytes(), sha256(&manifest)[..16]);
 }
 
+fn inspected(scene: &Scene) -> Inspection {
+    let endorsements = Endorsements { anchors: &Anchors::vendor().unwrap(), collateral: &Collateral::none() };
+    inspect_evidence(&scene.evidence(), &endorsements, scene.now).unwrap()
+}
+
 #[test]
 fn an_inspection_shows_claims_and_says_that_it_is_no_verdict() {
     let scene = Scene::good();
-    let inspection = inspect(&scene.evidence());
+    let inspection = inspected(&scene);
     assert!(inspection.note.contains("not a verdict"));
     assert_eq!(inspection.claims["reset_count"], 7);
     assert!(inspection.checks.iter().all(|check| check.outcome == Outcome::Pass), "{:?}", inspection.checks);
     let mut bent = Scene::good();
     bent.ak_key = random_key();
-    let failed: Vec<_> =
-        inspect(&bent.evidence()).checks.into_iter().filter(|check| check.outcome == Outcome::Fail).collect();
+    let failed: Vec<_> = inspected(&bent).checks.into_iter().filter(|check| check.outcome == Outcome::Fail).collect();
     assert_eq!(failed.iter().map(|check| check.id.as_str()).collect::<Vec<_>>(), ["tpm.quote.signature"]);
 }
 

@@ -183,7 +183,7 @@ fn check_path(chain: &[ParsedCertificate], anchor: &ParsedCertificate, now: Unix
     });
     all(&checks::EK_CHAIN_SIGNATURES, recorder, signatures, "each certificate is signed by the next one's key");
 
-    let algorithms = path.iter().try_for_each(|certificate| certificate.algorithms());
+    let algorithms = path.iter().try_for_each(|certificate| certificate.is_p256_throughout());
     all(&checks::EK_CHAIN_ALGORITHMS, recorder, algorithms, "ECDSA P-256 with SHA-256 throughout");
 
     let dates = path.iter().try_for_each(|certificate| certificate.valid_at(now));

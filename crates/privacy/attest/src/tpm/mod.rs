@@ -11,16 +11,15 @@ mod reference;
 
 use std::collections::BTreeMap;
 
-use lambda_types::ImageId;
-use lambda_types::shape::Shape;
 use serde_json::{Value, json};
 
-use crate::checks::Recorder;
-use crate::evidence::{Binding, TpmEvidence};
+use crate::appraise::Appraised;
+use crate::checks::{self, Recorder};
+use crate::evidence::{Binding, TpmEvidence, binding_claims};
 use crate::policy::{Policy, digest};
 use crate::time::UnixTime;
-use crate::verdict::Claims;
-use crate::verify::{Expectation, TpmClock};
+use crate::verdict::{Assurance, Claims};
+use crate::verify::Expectation;
 
 pub(crate) use identity::{Keys, check_identity};
 
@@ -38,20 +37,9 @@ pub(crate) struct Context<'a> {
     pub(crate) now: UnixTime,
 }
 
-/// What accepted TPM evidence established.
-pub(crate) struct Established {
-    pub(crate) image: ImageId,
-    pub(crate) shapes: Vec<Shape>,
-    pub(crate) clock: TpmClock,
-}
-
 /// Makes every TPM check.
-pub(crate) fn check(
-    report: &TpmEvidence,
-    context: &Context<'_>,
-    recorder: &mut Recorder,
-) -> (Option<Established>, Claims) {
-    let mut claims = binding_claims(context.binding);
+pub(crate) fn check(report: &TpmEvidence, context: &Context<'_>, recorder: &mut Recorder) -> Appraised {
+    let mut claims = Claims::new();
     let Context { binding, expected, policy, now } = context;
 
     let keys = check_identity(&report.identity, policy, *now, recorder);
@@ -74,14 +62,21 @@ pub(crate) fn check(
     }
     claims.insert("release_policy".into(), json!(hex::encode(policy.hash())));
 
-    let established =
-        matched.zip(clock).map(|(matched, clock)| Established { image: matched.image, shapes: matched.shapes, clock });
-    (established, claims)
+    Appraised {
+        product: PRODUCT.into(),
+        claims,
+        tier: Assurance::Platform,
+        // Counters that cannot be kept are no evidence to release on.
+        image: matched.filter(|_| clock.is_some()),
+        clock,
+        checks: checks::TPM_BOOT,
+    }
 }
 
 /// Makes the checks that need neither a policy nor a challenge.
 pub(crate) fn check_self_consistency(report: &TpmEvidence, binding: &Binding, recorder: &mut Recorder) -> Claims {
-    let mut claims = binding_claims(binding);
+    let mut claims = Claims::new();
+    binding_claims(binding, &mut claims);
     let keys = identity::check_keys(&report.identity, recorder);
     keys.claim(&mut claims);
     let pcrs = pcr_values(report);
@@ -103,15 +98,6 @@ fn pcr_values(report: &TpmEvidence) -> Option<Pcrs> {
         }
     }
     (report.pcrs.len() == pcrs.len()).then_some(pcrs)
-}
-
-fn binding_claims(binding: &Binding) -> Claims {
-    let mut claims = Claims::new();
-    claims.insert("instance".into(), json!(binding.instance));
-    claims.insert("boot".into(), json!(binding.boot));
-    claims.insert("hpke_public".into(), json!(hex::encode(binding.hpke_public.as_slice())));
-    claims.insert("ssh_host_key".into(), json!(hex::encode(binding.ssh_host_key.as_slice())));
-    claims
 }
 
 fn claim_pcrs(pcrs: Option<&Pcrs>, claims: &mut Claims) {

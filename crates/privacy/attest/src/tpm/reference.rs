@@ -1,19 +1,12 @@
 //! Comparing what was measured with what the policy's images measure to.
 
-use lambda_types::ImageId;
 use lambda_types::image::TpmExpected;
 use lambda_types::shape::Shape;
 
 use super::Pcrs;
 use super::log::Measured;
 use crate::checks::{self, CheckInfo, Recorder};
-use crate::policy::{AllowedImage, Policy, digest, malformed_field};
-
-/// The image and shape that the evidence was compared with.
-pub(super) struct Matched {
-    pub(super) image: ImageId,
-    pub(super) shapes: Vec<Shape>,
-}
+use crate::policy::{AllowedImage, Matched, Policy, digest, malformed_field};
 
 struct Candidate<'a> {
     allowed: &'a AllowedImage,

@@ -1,52 +1,76 @@
-//! `lambda instance attest` and `lambda attest …`: verdicts.
+//! `lambda instance attest` and `lambda attest inspect|verify|eventlog`: verdicts.
 
-use std::io::Read as _;
+mod eventlog;
+mod subject;
+
 use std::path::Path;
 use std::time::Duration;
 
-use lambda_attest::{Inspection, MAX_RECORD_BYTES, Outcome, Record, UnixTime, Verdict, inspect as read_claims};
+use lambda_attest::{
+    Anchors, Check, Claims, Collateral, Endorsements, Inspection, Outcome, Record, UnixTime, Verdict,
+    inspect as inspect_report, inspect_evidence, judge,
+};
 use lambda_sdk::broker::Fresh;
-use lambda_sdk::{files, policies};
-use lambda_types::shape::Tier;
+use lambda_sdk::files;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
-use crate::args::{AttestInstance, Format, Verify};
-use crate::commands::customer;
+use crate::args::{AttestInstance, Format, Inspect, Verify};
+use crate::commands::{customer, policy};
 use crate::exit::{Failure, REFUSED};
 use crate::output::{self, Show, table};
+
+pub(crate) use eventlog::eventlog;
+pub(crate) use subject::Subject;
 
 /// Bound on fresh evidence.
 const BOUND: Duration = Duration::from_secs(120);
 
 impl Show for Verdict {
     fn text(&self) -> String {
-        let rows = self.checks.iter().map(|check| {
-            let outcome = serde_json::json!(check.outcome);
-            [outcome.as_str().unwrap_or("?").to_owned(), check.id.clone(), check.detail.clone()]
-        });
-        format!("{}\n\n{}\n\n{}", summary(self), table(["OUTCOME", "CHECK", "DETAIL"], rows), self.tier_statement())
+        format!("{}\n\n{}\n\n{}", summary(self), checks(&self.checks), self.tier_statement())
     }
 }
 
 impl Show for Inspection {
     fn text(&self) -> String {
-        let claims = serde_json::to_value(&self.claims).unwrap_or_default();
-        let rows = claims.as_object().into_iter().flatten().map(|(name, value)| {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            [name.clone(), text]
-        });
-        format!("{}\n{} (tier {})\n\n{}", self.note, self.product, self.tier, table(["CLAIM", "VALUE"], rows))
+        let verdict = self.verdict();
+        let (checks, claims) = (checks(&self.checks), claims(&self.claims));
+        format!("{}\n\n{checks}\n\n{claims}\n\n{}\n{}", summary(&verdict), verdict.tier_statement(), self.note)
     }
+}
+
+/// An inspection's outcome as a verdict, to be worded like one.
+trait AsVerdict {
+    fn verdict(&self) -> Verdict;
+}
+
+impl AsVerdict for Inspection {
+    fn verdict(&self) -> Verdict {
+        let Self { verdict, tier, tee, product, claims, checks, note: _ } = self.clone();
+        Verdict { verdict, tier, tee, product, claims, checks }
+    }
+}
+
+pub(crate) fn checks(checks: &[Check]) -> String {
+    let rows = checks.iter().map(|check| {
+        let outcome = serde_json::json!(check.outcome);
+        [outcome.as_str().unwrap_or("?").to_owned(), check.id.clone(), check.detail.clone()]
+    });
+    table(["OUTCOME", "CHECK", "DETAIL"], rows)
+}
+
+fn claims(claims: &Claims) -> String {
+    let rows = claims.iter().map(|(name, value)| {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        [name.clone(), text]
+    });
+    table(["CLAIM", "VALUE"], rows)
 }
 
 /// The verdict in one line: yes or no, tier, and what failed.
 pub(crate) fn summary(verdict: &Verdict) -> String {
     let count = |outcome| verdict.checks.iter().filter(|check| check.outcome == outcome).count();
-    let tier = match verdict.tier {
-        Tier::Platform => "tier platform",
-        Tier::Hardware => "tier hardware",
-    };
+    let tier = format!("tier {}", verdict.tier);
     if verdict.accepted() {
         let aside = match count(Outcome::NotApplicable) {
             0 => String::new(),
@@ -61,7 +85,7 @@ pub(crate) fn summary(verdict: &Verdict) -> String {
 /// `lambda instance attest`.
 pub(crate) async fn instance(format: Format, args: &AttestInstance) -> Result<(), Failure> {
     let customer = customer()?;
-    let policy = args.policy.policy.as_deref().map(policies::load_file).transpose()?;
+    let policy = args.policy.policy.as_deref().map(policy::accepted).transpose()?;
     customer.check_platform().await?;
     let id = customer.find(&args.name.instance).await?.instance.id;
     if let Some(policy) = &policy {
@@ -72,77 +96,128 @@ pub(crate) async fn instance(format: Format, args: &AttestInstance) -> Result<()
         files::write_json(path, &record)?;
     }
     output::print(format, &verdict)?;
-    decided(&verdict)
+    decided(verdict.accepted())
 }
 
-/// A rejected verdict is a failure of its own kind; it was printed already.
-fn decided(verdict: &Verdict) -> Result<(), Failure> {
-    if verdict.accepted() { Ok(()) } else { Err(Failure::new(REFUSED, "the evidence was refused")) }
+/// A rejection is a failure of its own kind; it was printed already.
+pub(crate) fn decided(accepted: bool) -> Result<(), Failure> {
+    if accepted { Ok(()) } else { Err(Failure::new(REFUSED, "the evidence was refused")) }
+}
+
+/// The instant of the verdict: as given, else this machine's clock.
+pub(crate) fn instant(at: Option<UnixTime>) -> Result<UnixTime, Failure> {
+    match at {
+        Some(at) => Ok(at),
+        None => i64::try_from(lambda_sdk::wait::now_ms() / 1000).map(UnixTime).map_err(Failure::other),
+    }
+}
+
+/// An inspection of whatever was presented.
+pub(crate) fn inspection(
+    path: &Path,
+    subject: &Subject,
+    collateral: &Collateral,
+    now: UnixTime,
+) -> Result<Inspection, Failure> {
+    let anchors = Anchors::vendor().map_err(Failure::other)?;
+    let endorsements = Endorsements { anchors: &anchors, collateral };
+    let inspected = match subject {
+        Subject::Record(record) => inspect_evidence(&record.evidence, &endorsements, now),
+        Subject::Evidence(evidence) => inspect_evidence(evidence, &endorsements, now),
+        Subject::Presented(presented) => inspect_report(&presented.report, &presented.given, &endorsements, now),
+    };
+    inspected.map_err(|error| unreadable(path, error))
 }
 
 /// `lambda attest inspect`.
-pub(crate) fn inspect(format: Format, path: &Path) -> Result<(), Failure> {
-    let bytes = read(path)?;
-    let evidence = match serde_json::from_slice::<Record>(&bytes) {
-        Ok(record) => record.evidence,
-        Err(_) => parse(path, &bytes)?,
-    };
-    output::print(format, &read_claims(&evidence))
+pub(crate) fn inspect(format: Format, args: &Inspect) -> Result<(), Failure> {
+    let now = instant(args.evidence.at)?;
+    let subject = Subject::read(&args.evidence)?;
+    let collateral = subject.collateral(&args.evidence.collateral, now)?;
+    let inspection = inspection(&args.evidence.path, &subject, &collateral, now)?;
+    output::print(format, &inspection)?;
+    decided(inspection.accepted())
 }
 
 /// `lambda attest verify`.
 pub(crate) fn verify(format: Format, args: &Verify) -> Result<(), Failure> {
-    let policy = policies::load_file(&args.policy)?;
-    let record: Record = parse(&args.record, &read(&args.record)?)?;
-    let now = i64::try_from(lambda_sdk::wait::now_ms() / 1000).map_err(Failure::other)?;
-    let verdict = record
-        .judge(args.instance.unwrap_or(record.instance), &policy, args.at.unwrap_or(UnixTime(now)))
-        .map_err(|error| Failure::usage(format!("{}: {error}", args.record.display())))?;
-    let verified = Verified {
-        instance: record.instance.to_string(),
-        boot: record.boot.to_string(),
-        recorded_at: record.at.to_string(),
-        verdict,
+    let evidence = &args.evidence;
+    let policy = policy::accepted(&args.policy)?;
+    let now = instant(evidence.at)?;
+    let subject = Subject::read(evidence)?;
+    let collateral = subject.collateral(&evidence.collateral, now)?;
+    let anchors = Anchors::vendor().map_err(Failure::other)?;
+    let verified = match subject {
+        Subject::Record(record) if args.report_data.is_none() => {
+            let record = Record { collateral, ..*record };
+            let verdict = record
+                .judge(args.instance.unwrap_or(record.instance), &policy, &anchors, now)
+                .map_err(|error| unreadable(&evidence.path, error))?;
+            Verified { verdict, record: Some(Asked::of(&record)) }
+        }
+        Subject::Record(_) => {
+            return Err(Failure::usage("a record says what was asked: leave --report-data out"));
+        }
+        Subject::Evidence(_) => {
+            let message = format!(
+                "{}: challenge: evidence alone does not say what was asked: give its record",
+                evidence.path.display()
+            );
+            return Err(Failure::usage(message));
+        }
+        Subject::Presented(_) if args.instance.is_some() => {
+            return Err(Failure::usage(
+                "--instance goes with a record; say with --report-data what the report must cover",
+            ));
+        }
+        Subject::Presented(presented) => {
+            let endorsements = Endorsements { anchors: &anchors, collateral: &collateral };
+            let verdict = judge(&presented.report, args.report_data.as_deref(), &policy, &endorsements, now)
+                .map_err(|error| unreadable(&evidence.path, error))?;
+            Verified { verdict, record: None }
+        }
     };
     output::print(format, &verified)?;
-    decided(&verified.verdict)
+    decided(verified.verdict.accepted())
 }
 
-/// A verdict on recorded evidence.
+/// A verdict, and what was asked where that is recorded.
 #[derive(Serialize)]
 struct Verified {
+    #[serde(flatten)]
+    verdict: Verdict,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    record: Option<Asked>,
+}
+
+/// What a record says of itself.
+#[derive(Serialize)]
+struct Asked {
     instance: String,
     boot: String,
     recorded_at: String,
-    verdict: Verdict,
+}
+
+impl Asked {
+    fn of(record: &Record) -> Self {
+        Self {
+            instance: record.instance.to_string(),
+            boot: record.boot.to_string(),
+            recorded_at: record.at.to_string(),
+        }
+    }
 }
 
 impl Show for Verified {
     fn text(&self) -> String {
-        let Self { instance, boot, recorded_at, verdict } = self;
-        format!(
-            "asked: {instance}, {boot}; recorded at {recorded_at} by the clock of who recorded it\n{}",
-            verdict.text()
-        )
+        let Self { verdict, record } = self;
+        let asked = record.as_ref().map(|Asked { instance, boot, recorded_at }| {
+            format!("asked: {instance}, {boot}; recorded at {recorded_at} by the clock of who recorded it\n")
+        });
+        format!("{}{}", asked.unwrap_or_default(), verdict.text())
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let failed = |error| Failure::usage(format!("cannot read {}: {error}", path.display()));
-    let file = std::fs::File::open(path).map_err(failed)?;
-    let most = u64::try_from(MAX_RECORD_BYTES).unwrap_or(u64::MAX);
-    let mut bytes = Vec::new();
-    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() > MAX_RECORD_BYTES {
-        return Err(Failure::usage(format!("{} is longer than {MAX_RECORD_BYTES} bytes", path.display())));
-    }
-    Ok(bytes)
-}
-
-/// A document; the error names the field.
-fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, Failure> {
-    let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let parsed = serde_path_to_error::deserialize(&mut reader).map_err(|error| error.to_string());
-    let whole = parsed.and_then(|value| reader.end().map(|()| value).map_err(|error| error.to_string()));
-    whole.map_err(|error| Failure::usage(format!("{} cannot be read: {error}", path.display())))
+fn unreadable(path: &Path, error: impl std::fmt::Display) -> Failure {
+    Failure::usage(format!("{}: {error}", path.display()))
 }

@@ -4,19 +4,19 @@ use std::path::Path;
 
 use lambda_sdk::broker::Event;
 use lambda_sdk::broker::daemon::{self, Notice};
-use lambda_sdk::policies;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::commands::attest::summary;
-use crate::commands::customer;
+use crate::commands::{customer, policy};
 use crate::exit::Failure;
 use crate::output;
 
 /// Runs until SIGTERM or SIGINT. One line an event, on standard output.
-pub(crate) async fn run(policy: &Path) -> Result<(), Failure> {
+pub(crate) async fn run(path: &Path) -> Result<(), Failure> {
     let customer = customer()?;
+    let policy = policy::accepted(path)?;
     customer.check_platform().await?;
-    let broker = customer.broker(Some(policies::load_file(policy)?));
+    let broker = customer.broker(Some(policy));
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::other)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::other)?;
     let shutdown = async {
@@ -53,7 +53,7 @@ fn describe(notice: &Notice) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use lambda_attest::{Check, Claims, Decision, Outcome, Tee, Verdict};
+    use lambda_attest::{Assurance, Check, Claims, Decision, Outcome, Tee, Verdict};
     use lambda_types::InstanceId;
 
     use super::*;
@@ -63,7 +63,7 @@ mod tests {
         let check = |id: &str, outcome, detail: &str| Check { id: id.into(), outcome, detail: detail.into() };
         let verdict = Verdict {
             verdict: Decision::Rejected,
-            tier: Tee::Tpm.tier(),
+            tier: Assurance::Platform,
             tee: Tee::Tpm,
             product: "test".into(),
             claims: Claims::new(),

@@ -8,14 +8,14 @@ use lambda_attest::Policy;
 use lambda_sdk::broker::Event;
 use lambda_sdk::customer::{NewInstance, Started};
 use lambda_sdk::resolve::Known;
-use lambda_sdk::{Customer, images, policies};
+use lambda_sdk::{Customer, images};
 use lambda_types::InstanceId;
 use lambda_types::instance::VOLUME_GIB;
 
 use crate::args::{self, Boot, Create, Format, Run};
 use crate::commands::attest::summary;
-use crate::commands::customer;
 use crate::commands::instance::View;
+use crate::commands::{customer, policy};
 use crate::exit::Failure;
 use crate::output;
 use crate::progress::Progress;
@@ -68,7 +68,7 @@ pub(crate) async fn restart(format: Format, args: &Boot) -> Result<(), Failure> 
 
 /// The instance; a policy that was given is remembered before anything is asked for.
 async fn prepare(customer: &Customer, args: &Boot) -> Result<Known, Failure> {
-    let policy = args.policy.policy.as_deref().map(policies::load_file).transpose()?;
+    let policy = args.policy.policy.as_deref().map(policy::accepted).transpose()?;
     customer.check_platform().await?;
     let known = customer.find(&args.run.name.instance).await?;
     if let Some(policy) = &policy {
@@ -154,7 +154,7 @@ impl Given {
             authorized_keys,
             user_data: args.user_data.as_deref().map(|path| read(path, USER_DATA_BYTES)).transpose()?,
             environment: environment(args)?,
-            policy: args.policy.policy.as_deref().map(policies::load_file).transpose()?,
+            policy: args.policy.policy.as_deref().map(policy::accepted).transpose()?,
         })
     }
 }

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use lambda_image::{BuildOptions, Difference, Progress as Step};
+use lambda_image::{BuildOptions, Difference, Launch, LaunchOptions, Progress as Step};
 use lambda_sdk::config::Folder as Config;
 use lambda_sdk::images;
 use lambda_types::image::{ImageManifest, file};
 use serde::Serialize;
 
-use crate::args::{Build, Folder, Format, Import};
+use crate::args::{Build, Folder, Format, Import, Measure};
 use crate::commands::customer;
 use crate::exit::{Failure, REFUSED};
 use crate::output::{self, Show, table};
@@ -90,9 +90,26 @@ fn import_failed(args: &Import, error: &lambda_image::Error) -> Failure {
 }
 
 /// `lambda image measure`.
-pub(crate) fn measure(format: Format, args: &Folder) -> Result<(), Failure> {
-    let _ = measured_manifest(&args.folder)?;
-    made(format, &args.folder, "every part and every expected measurement is as image.json says")
+pub(crate) fn measure(format: Format, args: &Measure) -> Result<(), Failure> {
+    let folder = &args.folder.folder;
+    let _ = measured_manifest(folder)?;
+    let (Some(profile), Some(vcpus)) = (args.profile, args.vcpus) else {
+        return made(format, folder, "every part and every expected measurement is as image.json says");
+    };
+    let options = LaunchOptions { firmware: args.firmware.clone(), ..LaunchOptions::new(profile, vcpus) };
+    let launch = lambda_image::launch(folder, &options).map_err(|error| Failure::usage(error.to_string()))?;
+    output::print(format, &launch)
+}
+
+impl Show for Launch {
+    fn text(&self) -> String {
+        let rows = self.registers.iter().map(|(name, value)| [(*name).to_owned(), value.clone()]);
+        let mut text = table(["REGISTER", "VALUE"], rows);
+        text.push_str(&format!("\n\nfirmware SHA-256 {}", self.firmware_sha256));
+        self.conditions.iter().for_each(|condition| text.push_str(&format!("\nholds under: {condition}")));
+        self.not_predicted.iter().for_each(|(name, why)| text.push_str(&format!("\nnot predicted: {name}: {why}")));
+        text
+    }
 }
 
 /// `lambda image trust`.

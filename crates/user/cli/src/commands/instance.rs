@@ -3,11 +3,11 @@
 use lambda_sdk::Customer;
 use lambda_sdk::policies::{Chosen, Source};
 use lambda_sdk::resolve::Known;
-use lambda_types::instance::{Condition, InstanceState};
+use lambda_types::instance::{Condition, ConditionKind, InstanceState};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::args::{Format, Name, Run};
+use crate::args::{Format, Name, Resize, Run};
 use crate::commands::customer;
 use crate::commands::policy::sha256;
 use crate::exit::Failure;
@@ -129,7 +129,12 @@ impl Show for View {
             text.push_str(&format!("{:<12}{}\n", "policy", policy.text()));
         }
         for condition in &self.conditions {
-            text.push_str(&format!("{:<12}{}\n", "waits for", sentence(condition)));
+            let label = match condition.kind {
+                ConditionKind::Degraded => "degraded",
+                ConditionKind::Failed => "failed",
+                _ => "waits for",
+            };
+            text.push_str(&format!("{label:<12}{}\n", sentence(condition)));
         }
         text
     }
@@ -227,6 +232,31 @@ pub(crate) async fn stop(format: Format, args: &Run) -> Result<(), Failure> {
         let _ = customer.wait_stopped(known.instance.id, args.wait.timeout).await?;
     }
     output::print(format, &View::whole(&customer, &customer.find(&known.instance.id.to_string()).await?))
+}
+
+/// `lambda instance resize`.
+pub(crate) async fn resize(format: Format, args: &Resize) -> Result<(), Failure> {
+    let customer = customer()?;
+    let id = customer.find(&args.name.instance).await?.instance.id;
+    let instance = customer.grow_volume(id, args.volume_gib).await?;
+    let next_boot = !matches!(instance.state, InstanceState::Stopped | InstanceState::Failed);
+    output::print(format, &Resized { id: id.to_string(), volume_gib: instance.volume_gib, next_boot })
+}
+
+#[derive(Serialize)]
+struct Resized {
+    id: String,
+    volume_gib: u32,
+    /// It runs, at its former size.
+    next_boot: bool,
+}
+
+impl Show for Resized {
+    fn text(&self) -> String {
+        let Self { id, volume_gib, next_boot } = self;
+        let hint = if *next_boot { format!("; `lambda instance restart {id}` takes it up") } else { String::new() };
+        format!("The volume of {id} has {volume_gib} GiB from its next boot on{hint}.")
+    }
 }
 
 /// `lambda instance delete`.

@@ -2,6 +2,7 @@
 
 pub(crate) mod attest;
 pub(crate) mod broker;
+pub(crate) mod collateral;
 pub(crate) mod connect;
 pub(crate) mod create;
 pub(crate) mod image;

@@ -107,7 +107,8 @@ impl<J: Judge> Engine<J> {
         let instance = self.client.instance(hello.instance).await?;
         let policy = self.policies.get(&instance)?;
         let previous = self.records.load(hello.instance)?.clock;
-        match self.judge.judge(hello, evidence, outstanding, previous.as_ref(), &policy) {
+        let collateral = self.judge.collateral()?;
+        match self.judge.judge(hello, evidence, outstanding, previous.as_ref(), &policy, &collateral) {
             Judged::Accepted(verdict, accepted) => self.release(&instance, message, hello, verdict, &accepted).await,
             Judged::OtherChallenge(_) if session.challenges < MAX_CHALLENGES => {
                 tracing::info!(instance = %hello.instance, "the evidence answers another challenge; asking again");
@@ -260,7 +261,7 @@ fn check_pin(record: &Record, id: InstanceId, pin: Option<[u8; 32]>) -> Result<(
 
 /// Puts accepted evidence on record.
 pub(super) fn remember(record: &mut Record, boot: BootId, hello: &Hello, accepted: &Accepted, verdict: &Verdict) {
-    record.clock = Some(accepted.clock.clone());
+    record.clock.clone_from(&accepted.clock);
     record.refused = None;
     record.attested = Some(Attestation {
         boot,

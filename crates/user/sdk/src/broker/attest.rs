@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lambda_attest::{Evidence, Outstanding, RECORD_VERSION, Record, TpmClock, Verdict};
+use lambda_attest::{Collateral, Evidence, Outstanding, RECORD_VERSION, Record, TpmClock, Verdict};
 use lambda_types::instance::InstanceState;
 use lambda_types::mailbox::Message;
 use lambda_types::session::{FromGuest, Hello, ToGuest};
@@ -23,14 +23,15 @@ pub(super) struct Answered<O> {
     outstanding: O,
     previous: Option<TpmClock>,
     evidence: Vec<u8>,
+    collateral: Collateral,
 }
 
 impl Answered<Outstanding> {
     pub(super) fn into_record(self) -> Result<Record, Error> {
-        let Self { instance, boot, outstanding, previous, evidence } = self;
+        let Self { instance, boot, outstanding, previous, evidence, collateral } = self;
         let evidence = Evidence::from_json(&evidence).map_err(|error| unreadable(&error.to_string()))?;
         let challenge = outstanding.spend();
-        Ok(Record { version: RECORD_VERSION, instance, boot, at: now(), challenge, previous, evidence })
+        Ok(Record { version: RECORD_VERSION, instance, boot, at: now(), challenge, previous, evidence, collateral })
     }
 }
 
@@ -73,7 +74,9 @@ impl<J: Judge> Engine<J> {
             *last = "the challenge was posted, and the guest has not answered".into();
             let Some((hello, evidence)) = self.evidence(id, message.boot, message.seq).await? else { continue };
             let previous = self.records.load(id)?.clock;
-            let verdict = match self.judge.judge(&hello, &evidence, &outstanding, previous.as_ref(), &policy) {
+            let collateral = self.judge.collateral()?;
+            let judged = self.judge.judge(&hello, &evidence, &outstanding, previous.as_ref(), &policy, &collateral);
+            let verdict = match judged {
                 Judged::Accepted(verdict, accepted) => {
                     self.records.update(id, |record| {
                         remember(record, message.boot, &hello, &accepted, &verdict);
@@ -90,7 +93,8 @@ impl<J: Judge> Engine<J> {
                 }
                 Judged::Unreadable(detail) => return Err(unreadable(&detail)),
             };
-            return Ok((*verdict, Answered { instance: id, boot: message.boot, outstanding, previous, evidence }));
+            let answered = Answered { instance: id, boot: message.boot, outstanding, previous, evidence, collateral };
+            return Ok((*verdict, answered));
         }
     }
 

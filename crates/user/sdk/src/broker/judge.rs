@@ -2,12 +2,15 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use lambda_attest::{Evidence, Expectation, Policy, TpmClock, UnixTime, Verdict, challenge, verify};
+use lambda_attest::{
+    Anchors, Collateral, Endorsements, Evidence, Expectation, Policy, TpmClock, UnixTime, Verdict, challenge, verify,
+};
 use lambda_types::ImageId;
 use lambda_types::session::{Challenge, Hello};
 use lambda_types::shape::Shape;
 
 use super::RealOutstanding;
+use crate::collateral::Cache;
 use crate::{Error, files};
 
 /// What accepted evidence vouches for.
@@ -16,7 +19,7 @@ pub(super) struct Accepted {
     pub(super) ssh_host_key: Vec<u8>,
     pub(super) nonce: [u8; 32],
     pub(super) policy_hash: [u8; 32],
-    pub(super) clock: TpmClock,
+    pub(super) clock: Option<TpmClock>,
     pub(super) image: ImageId,
     pub(super) shapes: Vec<Shape>,
 }
@@ -38,6 +41,9 @@ pub(super) trait Judge {
     /// A fresh challenge, once the claimed identity is certified.
     fn challenge(&self, hello: &Hello, policy: &Policy) -> Result<(Challenge, Self::Outstanding), Error>;
 
+    /// What vendors published about their hardware, as far as this machine knows it.
+    fn collateral(&self) -> Result<Collateral, Error>;
+
     /// Judges evidence that claims to answer a challenge.
     fn judge(
         &self,
@@ -46,11 +52,14 @@ pub(super) trait Judge {
         outstanding: &Self::Outstanding,
         previous: Option<&TpmClock>,
         policy: &Policy,
+        collateral: &Collateral,
     ) -> Judged;
 }
 
 /// The real one.
-pub(super) struct AttestJudge;
+pub(super) struct AttestJudge {
+    pub(super) cache: Cache,
+}
 
 pub(super) fn now() -> UnixTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -66,6 +75,10 @@ impl Judge for AttestJudge {
             .map_err(|error| Error::refusal(error.failed_checks(), error.to_string()))
     }
 
+    fn collateral(&self) -> Result<Collateral, Error> {
+        self.cache.collateral(now())
+    }
+
     fn judge(
         &self,
         hello: &Hello,
@@ -73,13 +86,19 @@ impl Judge for AttestJudge {
         outstanding: &RealOutstanding,
         previous: Option<&TpmClock>,
         policy: &Policy,
+        collateral: &Collateral,
     ) -> Judged {
         let evidence = match Evidence::from_json(evidence) {
             Ok(evidence) => evidence,
             Err(error) => return Judged::Unreadable(error.to_string()),
         };
         let expectation = Expectation { instance: hello.instance, boot: hello.boot, outstanding, previous };
-        let judgement = verify(&evidence, &expectation, policy, now());
+        let anchors = match Anchors::vendor() {
+            Ok(anchors) => anchors,
+            Err(error) => return Judged::Unreadable(error.to_string()),
+        };
+        let endorsements = Endorsements { anchors: &anchors, collateral };
+        let judgement = verify(&evidence, &expectation, policy, &endorsements, now());
         let verdict = Box::new(judgement.verdict);
         match judgement.attested {
             Some(attested) => {
@@ -94,10 +113,27 @@ impl Judge for AttestJudge {
                 };
                 Judged::Accepted(verdict, Box::new(accepted))
             }
-            None if verdict.failed().any(|check| check.id == "tpm.quote.report-data") => {
-                Judged::OtherChallenge(verdict)
-            }
+            None if verdict.failed().any(|check| answers_otherwise(&check.id)) => Judged::OtherChallenge(verdict),
             None => Judged::Rejected(verdict),
         }
+    }
+}
+
+/// Whether this check is the one that compares what was asked, for some kind of evidence.
+fn answers_otherwise(check: &str) -> bool {
+    ["tpm.quote.report-data", "snp.report-data", "dcap.quote.report-data", "cca.realm.challenge"].contains(&check)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_evidence_has_a_check_of_what_was_asked() {
+        let known = lambda_attest::checks::every();
+        let named: Vec<&str> = known.iter().map(|check| check.id).filter(|id| answers_otherwise(id)).collect();
+        assert!(named.contains(&"tpm.quote.report-data"), "{named:?}");
+        let others = known.iter().filter(|check| check.id.ends_with("report-data") && !answers_otherwise(check.id));
+        assert_eq!(others.map(|check| check.id).collect::<Vec<_>>(), Vec::<&str>::new());
     }
 }

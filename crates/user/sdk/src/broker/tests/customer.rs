@@ -15,7 +15,7 @@ use crate::policies::{self, Source};
 use crate::{Customer, files};
 
 fn policy(tier: Tier) -> Policy {
-    Policy { version: 1, minimum_tier: Some(tier), tpm: None }
+    Policy { minimum_tier: Some(tier), ..Policy::silent() }
 }
 
 fn customer(world: &World) -> (Customer, TempDir) {
@@ -66,7 +66,7 @@ async fn a_policy_given_at_creation_is_remembered_before_anything_is_sent() {
     }
     let [path] = found.as_slice() else { panic!("{found:?}") };
     assert!(path.file_name().unwrap().to_str().unwrap().starts_with("inst_"));
-    assert_eq!(policies::load_file(path).unwrap(), policy(Tier::Hardware));
+    assert_eq!(policies::load_file(&customer.folder, path).unwrap().policy, policy(Tier::Hardware));
 }
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn a_host_key_accepted_under_another_policy_is_not_used() {
         ssh_host_key,
         nonce: [0; 32],
         policy_hash: policy(Tier::Platform).hash(),
-        clock: TpmClock { ak_name: String::new(), boot: BOOT, reset_count: 1, restart_count: 0, clock: 1 },
+        clock: Some(TpmClock { ak_name: String::new(), boot: BOOT, reset_count: 1, restart_count: 0, clock: 1 }),
         image: instance.image,
         shapes: vec![Shape::Nano],
     };

@@ -1,6 +1,6 @@
 //! A guest as far as the broker can tell, and a judge that needs no TPM.
 
-use lambda_attest::{Claims, Decision, Policy, Tee, TpmClock, Verdict};
+use lambda_attest::{Assurance, Claims, Collateral, Decision, Policy, Tee, TpmClock, Verdict};
 use lambda_crypto::{Acknowledge, GuestReportKeys, InstanceSecrets, ReleaseContext, ReleaseKey, Report, release};
 use lambda_types::session::{Challenge, FromGuest, Hello, PROTOCOL, ToGuest};
 use lambda_types::shape::Shape;
@@ -16,7 +16,7 @@ pub(super) struct FakeJudge;
 pub(super) fn verdict(decision: Decision) -> Verdict {
     Verdict {
         verdict: decision,
-        tier: Tee::Tpm.tier(),
+        tier: Assurance::Platform,
         tee: Tee::Tpm,
         product: "test".into(),
         claims: Claims::new(),
@@ -32,6 +32,10 @@ impl Judge for FakeJudge {
         Ok((Challenge { nonce: nonce.to_vec().into(), credential: None }, nonce))
     }
 
+    fn collateral(&self) -> Result<Collateral, Error> {
+        Ok(Collateral::none())
+    }
+
     fn judge(
         &self,
         hello: &Hello,
@@ -39,6 +43,7 @@ impl Judge for FakeJudge {
         outstanding: &[u8; 32],
         _: Option<&TpmClock>,
         _: &Policy,
+        _: &Collateral,
     ) -> Judged {
         match evidence {
             b"bad" => Judged::Rejected(Box::new(verdict(Decision::Rejected))),
@@ -49,7 +54,13 @@ impl Judge for FakeJudge {
                     ssh_host_key: hello.ssh_host_key.0.clone(),
                     nonce: *outstanding,
                     policy_hash: [9; 32],
-                    clock: TpmClock { ak_name: String::new(), boot: BOOT, reset_count: 1, restart_count: 0, clock: 1 },
+                    clock: Some(TpmClock {
+                        ak_name: String::new(),
+                        boot: BOOT,
+                        reset_count: 1,
+                        restart_count: 0,
+                        clock: 1,
+                    }),
                     image: ImageId::from_bits(1),
                     shapes: vec![Shape::Nano],
                 }),

@@ -45,7 +45,7 @@ impl World {
 
     /// A broker that has just started: no memory but the records.
     fn engine(&self) -> Engine<FakeJudge> {
-        let policy = Policy { version: 1, minimum_tier: None, tpm: None };
+        let policy = Policy::silent();
         Engine {
             client: self.fake.client.clone(),
             keyring: self.keyring.clone(),
