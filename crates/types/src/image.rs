@@ -21,6 +21,10 @@ pub mod file {
     pub const ROOT: &str = "root.img";
     /// UEFI firmware (code volume), loaded read-only without a variable store.
     pub const FIRMWARE: &str = "firmware.fd";
+    /// UEFI firmware for profile `snp`, loaded as a whole; only in images that were built with it.
+    pub const FIRMWARE_SNP: &str = "firmware-snp.fd";
+    /// UEFI firmware for profile `tdx`, loaded as a whole; only in images that were built with it.
+    pub const FIRMWARE_TDX: &str = "firmware-tdx.fd";
     /// Every package by version and hash.
     pub const LOCK: &str = "packages.lock";
 }
@@ -68,11 +72,52 @@ pub struct Verity {
 }
 
 /// Expected measurements.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expected {
     /// Profile `tpm`: for each shape name, because memory size and processor count enter the measurement.
     pub tpm: BTreeMap<Shape, TpmExpected>,
+    /// Profile `snp`: for each shape, because each virtual processor's initial state is measured. Empty for an image
+    /// without [`file::FIRMWARE_SNP`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub snp: BTreeMap<Shape, SnpExpected>,
+    /// Profile `tdx`: for each shape, as elsewhere, although these values are the same for all. Empty for an image without
+    /// [`file::FIRMWARE_TDX`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tdx: BTreeMap<Shape, TdxExpected>,
+}
+
+/// What AMD SEV-SNP firmware measures when it launches the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnpExpected {
+    /// The launch digest, `MEASUREMENT` in the attestation report: 48 bytes, lower-case hex.
+    pub measurement: String,
+    /// QEMU's processor model, with which the guest must be started: its signature is in the measured registers.
+    pub cpu: String,
+    /// `SEV_FEATURES` of each virtual processor, measured likewise. 1: SNP and nothing else.
+    pub features: u64,
+}
+
+/// What Intel TDX measures, as far as it follows from the image. SHA-384, lower-case hex.
+///
+/// RTMR 0 is not here: it holds the memory map and the ACPI tables that the node's QEMU makes. RTMR 3 is zero until the
+/// guest's own software extends it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TdxExpected {
+    /// MRTD: the firmware and where it lies.
+    pub mrtd: String,
+    /// RTMR 1: the kernel.
+    pub rtmr1: String,
+    /// RTMR 2: command line and initramfs.
+    pub rtmr2: String,
+    /// PE Authenticode SHA-384 of the kernel file (RTMR 1).
+    pub kernel: String,
+    /// SHA-384 of the initramfs (RTMR 2).
+    pub initramfs: String,
+    /// SHA-384 of the measured command line (UTF-16LE with terminator, including what the firmware appends; RTMR 2).
+    pub command_line: String,
 }
 
 /// What profile `tpm` measures into the SHA-256 bank.

@@ -1,8 +1,9 @@
-//! `build OUT GUEST [--relock]`: builds `debian-12`; `replace DIR GUEST`: replaces the guest program of an image.
+//! `build OUT GUEST [--relock]`: builds `debian-12`; `replace DIR GUEST`: replaces the guest program of an image;
+//! `measure DIR`: compares an image with its manifest; `launch DIR snp|tdx VCPUS [FIRMWARE]`: what one guest measures to.
 
 use std::time::Instant;
 
-use lambda_image::{BuildOptions, Progress, build, measure, replace_guest};
+use lambda_image::{BuildOptions, LaunchOptions, Progress, build, launch, measure, replace_guest};
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -26,7 +27,17 @@ fn main() -> anyhow::Result<()> {
             }
             report.manifest
         }
-        _ => anyhow::bail!("usage: build OUT GUEST [--relock] | replace DIR GUEST | measure DIR"),
+        ["launch", dir, profile, vcpus, firmware @ ..] => {
+            let profile = profile.parse().map_err(anyhow::Error::msg)?;
+            let mut options = LaunchOptions::new(profile, vcpus.parse()?);
+            options.firmware = firmware.first().map(Into::into);
+            println!("{}", serde_json::to_string_pretty(&launch(dir.as_ref(), &options)?)?);
+            return Ok(());
+        }
+        _ => anyhow::bail!(
+            "usage: build OUT GUEST [--relock] | replace DIR GUEST | measure DIR | \
+             launch DIR snp|tdx VCPUS [FIRMWARE]"
+        ),
     };
     println!("[{:6.2}] {} {}", start.elapsed().as_secs_f64(), manifest.name, manifest.version);
     Ok(())

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Progress;
 use crate::error::{Error, Result};
+use crate::host_tools;
 use crate::lock::{Archive, FORMAT, Lock, Package, Use, days_from_civil};
 use crate::tool::Tool;
 
@@ -217,6 +218,7 @@ pub(crate) fn resolve(release: &Release, mirrors: &Mirrors, progress: &mut dyn F
         format: FORMAT,
         release: release.name.into(),
         date: apt.date()?,
+        tools: host_tools::installed()?,
         packages: describe(&apt, mirrors, uses)?,
     };
     for package in &lock.packages {

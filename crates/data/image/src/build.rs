@@ -10,9 +10,10 @@ use crate::cpio;
 use crate::error::{Error, Result};
 use crate::initramfs;
 use crate::lock::{Lock, Use};
-use crate::manifest::{self, Identity};
+use crate::manifest::{self, Identity, OPTIONAL_FIRMWARE, PARTS};
 use crate::modules;
 use crate::packages::{Packages, default_cache};
+use crate::profile_firmware::{ProfileFirmware, link_parts};
 use crate::root;
 
 /// What to build.
@@ -32,6 +33,8 @@ pub struct BuildOptions {
     pub cache: PathBuf,
     /// Where packages come from.
     pub mirrors: Mirrors,
+    /// Firmware of the hardware profiles; what this host has installed otherwise.
+    pub profile_firmware: Option<ProfileFirmware>,
 }
 
 impl BuildOptions {
@@ -46,6 +49,7 @@ impl BuildOptions {
             relock: false,
             cache: default_cache(),
             mirrors: Mirrors::default(),
+            profile_firmware: None,
         }
     }
 }
@@ -80,6 +84,8 @@ pub fn build(options: &BuildOptions, progress: &mut dyn FnMut(Progress)) -> Resu
 
     progress(Progress::step("building the initramfs"));
     boot_parts(&packages, &kernel, guest, &work, &target)?;
+    let profiles = options.profile_firmware.clone().unwrap_or_else(|| ProfileFirmware::installed(progress));
+    profiles.copy(&target)?;
     write(&target.join(file::LOCK), &packages.lock.to_bytes()?)?;
     progress(Progress::step("computing the launch measurements"));
     let identity = Identity { name: packages.lock.release.clone(), version: packages.lock.version(), verity };
@@ -101,14 +107,7 @@ pub fn replace_guest(dir: &Path, guest_binary: &Path) -> Result<ImageManifest> {
     let staging = Staging::new(dir)?;
     let (_, target) = staging.folders()?;
     write(&target.join(file::INITRAMFS), &archive.to_bytes()?)?;
-    for name in [file::ROOT, file::LOCK, file::KERNEL, file::FIRMWARE] {
-        let (from, to) = (dir.join(name), target.join(name));
-        if from.exists() {
-            std::fs::hard_link(&from, &to)
-                .or_else(|_| std::fs::copy(&from, &to).map(|_| ()))
-                .map_err(Error::io("copying", &from))?;
-        }
-    }
+    link_parts(dir, &target, PARTS.into_iter().filter(|name| *name != file::INITRAMFS && old.part(name).is_some()))?;
     let identity = Identity { name: old.name, version: old.version, verity: old.verity };
     let manifest = manifest::write(&target, identity)?;
     staging.publish(&target)?;
@@ -194,12 +193,14 @@ impl Staging {
         Ok((make("work")?, make("image")?))
     }
 
-    /// Moves the parts to the image folder, the manifest last.
+    /// Moves the parts to the image folder, the manifest last. Firmware that the image has no more goes away.
     pub(crate) fn publish(self, from: &Path) -> Result<()> {
-        for name in [file::KERNEL, file::INITRAMFS, file::ROOT, file::FIRMWARE, file::LOCK, file::MANIFEST] {
+        for name in PARTS.into_iter().chain([file::MANIFEST]) {
             let (source, target) = (from.join(name), self.out.join(name));
             if source.exists() {
                 std::fs::rename(&source, &target).map_err(Error::io("moving a part to", &target))?;
+            } else if OPTIONAL_FIRMWARE.contains(&name) && target.exists() {
+                std::fs::remove_file(&target).map_err(Error::io("removing", &target))?;
             }
         }
         Ok(())

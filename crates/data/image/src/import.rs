@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::lock::{Lock, Use};
 use crate::manifest::{self, Identity};
 use crate::packages::{Packages, default_cache};
+use crate::profile_firmware::ProfileFirmware;
 use crate::tree::Tree;
 use crate::{archive, initramfs, measure, modules, root};
 
@@ -132,6 +133,7 @@ pub fn import(options: &ImportOptions, progress: &mut dyn FnMut(Progress)) -> Re
         Some(path) => write(&target.join(file::FIRMWARE), &std::fs::read(path).map_err(Error::io("reading", path))?)?,
         None => crate::build::firmware(&packages, &work, &target)?,
     }
+    ProfileFirmware::installed(progress).copy(&target)?;
     write(&target.join(file::KERNEL), &kernel)?;
     write(&target.join(file::LOCK), &packages.lock.to_bytes()?)?;
     progress(Progress::step("building the initramfs"));

@@ -51,6 +51,7 @@ mod cpio;
 mod elf;
 mod error;
 mod hash;
+mod host_tools;
 pub mod import;
 mod initramfs;
 pub mod lock;
@@ -58,6 +59,7 @@ mod manifest;
 pub mod measure;
 mod modules;
 mod packages;
+mod profile_firmware;
 mod root;
 #[cfg(test)]
 mod tests;
@@ -71,8 +73,9 @@ pub use error::{Error, Result};
 pub use import::{ImportOptions, import};
 pub use lock::Lock;
 pub use manifest::{command_line, image_id, load};
-pub use measure::{Difference, Report, differences, measure};
+pub use measure::{Difference, Launch, LaunchOptions, Report, differences, launch, measure};
 pub use packages::default_cache;
+pub use profile_firmware::{ProfileFirmware, set_profile_firmware};
 
 /// What an operation is doing, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,11 +1,11 @@
-//! The lock: every package that goes into an image, by version and hash.
+//! The lock: every package that goes into an image, by version and hash, and the host's tools that made it, by version.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
 /// Version of the format.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The lock that ships with this crate.
 const DEBIAN_12: &str = include_str!("../locks/debian-12.lock");
@@ -21,8 +21,20 @@ pub struct Lock {
     /// Newest date of the signed package lists that the lock was made from, seconds since 1970. Every time stamp in
     /// the image is this one.
     pub date: u64,
+    /// The host's packages that the image's bytes depend on, sorted by name.
+    pub tools: Vec<HostTool>,
     /// The packages, sorted by name.
     pub packages: Vec<Package>,
+}
+
+/// A package of the machine that builds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostTool {
+    /// Name.
+    pub name: String,
+    /// Version.
+    pub version: String,
 }
 
 /// One package.
@@ -71,6 +83,21 @@ pub enum Use {
     Firmware,
 }
 
+/// What every format of a lock begins with.
+#[derive(Deserialize)]
+struct Head {
+    format: u32,
+}
+
+impl HostTool {
+    /// Shown to people, so nothing that a terminal would interpret.
+    fn is_plain(&self) -> bool {
+        [&self.name, &self.version]
+            .iter()
+            .all(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()))
+    }
+}
+
 impl Lock {
     /// The lock that ships with this crate for a release.
     ///
@@ -88,9 +115,15 @@ impl Lock {
     /// # Errors
     /// When it does not parse, is of another format, or names something unsafe.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let lock: Self = serde_json::from_slice(bytes).map_err(|error| Error::Lock(error.to_string()))?;
-        if lock.format != FORMAT {
-            return Err(Error::Lock(format!("format {} where {FORMAT} is known", lock.format)));
+        let invalid = |error: serde_json::Error| Error::Lock(error.to_string());
+        // Before the rest: other formats have other fields.
+        let Head { format } = serde_json::from_slice(bytes).map_err(invalid)?;
+        if format != FORMAT {
+            return Err(Error::Lock(format!("format {format} where {FORMAT} is known")));
+        }
+        let lock: Self = serde_json::from_slice(bytes).map_err(invalid)?;
+        if !lock.tools.iter().all(HostTool::is_plain) {
+            return Err(Error::Lock("a host tool has an unusable name or version".into()));
         }
         for package in &lock.packages {
             Self::check_package(package)?;

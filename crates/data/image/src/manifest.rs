@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use lambda_types::ImageId;
-use lambda_types::image::{Expected, FORMAT, ImageManifest, Verity, file};
+use lambda_types::image::{FORMAT, ImageManifest, Verity, file};
 
 use crate::error::{Error, Result};
 use crate::hash;
@@ -21,6 +21,16 @@ use crate::measure;
 const COMMON_PARAMETERS: &str = "quiet loglevel=0 panic=-1 8250.nr_uarts=0 net.ifnames=0 random.trust_cpu=on \
      cryptomgr.notests no_timer_check efi=noruntime module_blacklist=qemu_fw_cfg,dmi_sysfs \
      systemd.import_credentials=no systemd.show_status=0";
+
+/// Every part that an image can have beside its manifest.
+pub(crate) const PARTS: [&str; 7] =
+    [file::KERNEL, file::INITRAMFS, file::ROOT, file::FIRMWARE, file::FIRMWARE_SNP, file::FIRMWARE_TDX, file::LOCK];
+
+/// Those that an image has if it was built with them.
+pub(crate) const OPTIONAL_FIRMWARE: [&str; 2] = [file::FIRMWARE_SNP, file::FIRMWARE_TDX];
+
+/// Those that every image has.
+pub(crate) const NEEDED: [&str; 4] = [file::KERNEL, file::INITRAMFS, file::ROOT, file::FIRMWARE];
 
 /// The id of an image: the first 128 bits of the SHA-256 of its manifest's bytes.
 #[must_use]
@@ -65,17 +75,16 @@ pub(crate) struct Identity {
 /// Describes the parts in `dir`, computes what they measure to, and writes the manifest.
 pub(crate) fn write(dir: &Path, identity: Identity) -> Result<ImageManifest> {
     let mut parts = BTreeMap::new();
-    for name in [file::KERNEL, file::INITRAMFS, file::ROOT, file::FIRMWARE, file::LOCK] {
+    for name in PARTS {
         let path = dir.join(name);
-        if name != file::LOCK || path.exists() {
+        if NEEDED.contains(&name) || path.exists() {
             parts.insert(name.to_owned(), hash::file(&path)?);
         }
     }
     let command_line = command_line(&identity.verity);
-    let tpm = measure::expected(dir, &command_line)?;
+    let expected = measure::expected(dir, &command_line, &parts)?;
     let Identity { name, version, verity } = identity;
-    let manifest =
-        ImageManifest { format: FORMAT, name, version, parts, verity, command_line, expected: Expected { tpm } };
+    let manifest = ImageManifest { format: FORMAT, name, version, parts, verity, command_line, expected };
     let path = dir.join(file::MANIFEST);
     std::fs::write(&path, to_bytes(&manifest)?).map_err(Error::io("writing", &path))?;
     Ok(manifest)

@@ -7,6 +7,7 @@ use crate::Progress;
 use crate::apt::{self, Mirrors};
 use crate::error::{Error, Result};
 use crate::hash;
+use crate::host_tools;
 use crate::lock::{Archive, Lock, Package, Use};
 use crate::tool::Tool;
 
@@ -18,7 +19,7 @@ pub(crate) struct Packages {
 
 impl Packages {
     /// Makes every package of the lock present. Where the mirror no longer has a locked version, says which, resolves
-    /// anew and goes on with the new lock.
+    /// anew and goes on with the new lock; where this host has other tools than the lock names, says which, and locks these.
     pub(crate) fn fetch(
         lock: Lock,
         mirrors: &Mirrors,
@@ -26,6 +27,7 @@ impl Packages {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self> {
         std::fs::create_dir_all(cache).map_err(Error::io("creating", cache))?;
+        let lock = host_tools::record(lock, progress)?;
         let gone = download(&lock, mirrors, cache, progress)?;
         if gone.is_empty() {
             return Ok(Self { lock, cache: cache.to_path_buf() });

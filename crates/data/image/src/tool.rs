@@ -15,11 +15,12 @@ use crate::error::{Error, Result};
 const QUOTED_BYTES: u64 = 1500;
 
 /// Debian packages of the programs that the builder runs.
-const PACKAGES: [(&str, &str); 7] = [
+const PACKAGES: [(&str, &str); 8] = [
     ("apt-get", "apt"),
     ("apt-cache", "apt"),
     ("/usr/lib/apt/apt-helper", "apt"),
     ("dpkg-deb", "dpkg"),
+    ("dpkg-query", "dpkg"),
     ("mmdebstrap", "mmdebstrap"),
     ("mkfs.erofs", "erofs-utils"),
     ("depmod", "kmod"),

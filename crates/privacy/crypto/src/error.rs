@@ -56,6 +56,14 @@ pub enum Error {
     /// A value is outside its bounds.
     #[error("{0}")]
     Invalid(&'static str),
+    /// A signing key that is not what it should be. Says nothing of its content.
+    #[error(
+        "not an ECDSA P-384 private key in PKCS #8 PEM, as `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384` makes one"
+    )]
+    SigningKey,
+    /// The ID block's signatures do not hold.
+    #[error("the ID block is not authentic: {0}")]
+    IdBlock(&'static str),
     /// The recipient's public key is not usable.
     #[error("the recipient's public key is not a usable X25519 key")]
     PublicKey,

@@ -28,6 +28,7 @@
 mod aead;
 mod codec;
 mod error;
+pub mod id_block;
 pub mod keys;
 pub mod metadata;
 pub mod release;

@@ -75,7 +75,7 @@ impl Volumes {
 }
 
 /// Finds and unpacks the compressed section.
-fn unpack(firmware: &[u8]) -> Result<Vec<u8>, MeasureError> {
+pub(crate) fn unpack(firmware: &[u8]) -> Result<Vec<u8>, MeasureError> {
     let missing = MeasureError::Firmware("it has no LZMA section: not an OVMF code volume");
     let at = firmware.windows(LZMA_SECTION.len()).position(|window| window == LZMA_SECTION).ok_or(missing)?;
     let truncated = || MeasureError::Firmware("its LZMA section is truncated");

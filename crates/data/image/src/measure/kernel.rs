@@ -6,7 +6,7 @@
 //! initramfs' address is computed from it, on the size of memory.
 
 use lambda_types::shape::MIB;
-use sha2::{Digest as _, Sha256};
+use sha2::digest::{Digest, Output};
 
 use super::MeasureError;
 
@@ -77,10 +77,10 @@ pub(crate) fn patched(kernel: &[u8], initramfs_size: u64, memory_mib: u64) -> Re
     Ok(out)
 }
 
-/// PE Authenticode SHA-256 as the firmware computes it.
-pub(crate) fn authenticode(image: &[u8]) -> Result<[u8; 32], MeasureError> {
+/// PE Authenticode digest as the firmware computes it.
+pub(crate) fn authenticode<D: Digest>(image: &[u8]) -> Result<Output<D>, MeasureError> {
     let pe = Pe::parse(image)?;
-    let mut hasher = Sha256::new();
+    let mut hasher = D::new();
     let mut hash = |from: usize, to: usize| -> Result<(), MeasureError> {
         hasher.update(image.get(from..to).ok_or(MeasureError::Kernel("its PE headers point outside of the file"))?);
         Ok(())
@@ -97,7 +97,7 @@ pub(crate) fn authenticode(image: &[u8]) -> Result<[u8; 32], MeasureError> {
     if end > hashed {
         hash(hashed, end)?;
     }
-    Ok(hasher.finalize().into())
+    Ok(hasher.finalize())
 }
 
 /// What of a PE32+ file matters for its hash.

@@ -34,11 +34,10 @@ pub(crate) struct Inputs {
     pub(crate) command_line: Digest,
 }
 
-/// Digest of the command line as the firmware hands it to the kernel: with ` initrd=initrd` appended, UTF-16LE,
+/// The command line as the firmware hands it to the kernel, which measures it: with ` initrd=initrd` appended, UTF-16LE,
 /// terminated.
-pub(crate) fn command_line(text: &str) -> Digest {
-    let measured: Vec<u8> = format!("{text} initrd=initrd\0").encode_utf16().flat_map(u16::to_le_bytes).collect();
-    hash::bytes(&measured)
+pub(crate) fn command_line(text: &str) -> Vec<u8> {
+    format!("{text} initrd=initrd\0").encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
 /// All PCRs and the digests that lead to them.

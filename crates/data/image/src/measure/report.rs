@@ -54,13 +54,13 @@ pub fn measure(dir: &Path) -> Result<Report> {
             differences.push(Difference { what, manifest: said.to_owned(), computed: found.to_owned() });
         }
     };
-    for name in [file::KERNEL, file::INITRAMFS, file::ROOT, file::FIRMWARE] {
+    for name in manifest::NEEDED {
         if manifest.part(name).is_none() {
             compare(format!("parts.{name}"), "absent", "required");
         }
     }
     for (name, part) in &manifest.parts {
-        if ![file::KERNEL, file::INITRAMFS, file::ROOT, file::FIRMWARE, file::LOCK].contains(&name.as_str()) {
+        if !manifest::PARTS.contains(&name.as_str()) {
             compare(format!("parts.{name}"), "present", "not part of an image");
             continue;
         }
@@ -78,7 +78,7 @@ pub fn measure(dir: &Path) -> Result<Report> {
         }
     }
     compare("command_line".into(), &manifest.command_line, &manifest::command_line(&manifest.verity));
-    let expected = Expected { tpm: super::expected(dir, &manifest.command_line)? };
+    let expected = super::expected(dir, &manifest.command_line, &manifest.parts)?;
     let flatten = |expected: &Expected| serde_json::to_value(expected).unwrap_or_default();
     values("expected", &flatten(&manifest.expected), &flatten(&expected), &mut compare);
     Ok(Report { id, manifest, expected, differences })

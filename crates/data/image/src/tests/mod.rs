@@ -1,10 +1,14 @@
 //! Tests with real tools: packages from the mirror, mmdebstrap, QEMU with firmware and vTPM.
 
 mod boot;
+pub(crate) mod firmware;
 mod import;
 mod machine;
 mod packages;
+mod profiles;
 mod reproducible;
+mod snp;
+mod tdx;
 
 use std::path::{Path, PathBuf};
 

@@ -55,7 +55,8 @@ fn locks_that_name_paths_or_hashes_of_another_kind_are_refused() {
         |lock: &mut Lock| lock.packages[0].filename = "pool/../../etc/passwd".into(),
         |lock: &mut Lock| lock.packages[0].name = "../evil".into(),
         |lock: &mut Lock| lock.packages[0].sha256 = "abc".into(),
-        |lock: &mut Lock| lock.format = 2,
+        |lock: &mut Lock| lock.format = 1,
+        |lock: &mut Lock| lock.tools[0].version = "1\u{1b}[2J".into(),
     ] {
         let mut lock = good.clone();
         damage(&mut lock);

@@ -4,8 +4,9 @@ use lambda_types::image::file;
 
 use super::static_program;
 use crate::hash;
+use crate::host_tools;
 use crate::tool::Tool;
-use crate::{BuildOptions, build, differences};
+use crate::{BuildOptions, Lock, ProfileFirmware, build, differences};
 
 #[test]
 fn two_builds_from_one_lock_are_byte_identical() {
@@ -14,7 +15,8 @@ fn two_builds_from_one_lock_are_byte_identical() {
     let outs = [dir.path().join("one"), dir.path().join("another-folder-name")];
     std::thread::scope(|scope| {
         for out in &outs {
-            let options = BuildOptions::new("debian-12", out, &guest);
+            let mut options = BuildOptions::new("debian-12", out, &guest);
+            options.profile_firmware = Some(ProfileFirmware::default());
             scope.spawn(move || build(&options, &mut |_| {}).unwrap());
         }
     });
@@ -22,6 +24,8 @@ fn two_builds_from_one_lock_are_byte_identical() {
         let [one, two] = outs.each_ref().map(|out| hash::file(&out.join(name)).unwrap());
         assert_eq!(one, two, "{name}");
     }
+    let lock = Lock::parse(&std::fs::read(outs[0].join(file::LOCK)).unwrap()).unwrap();
+    assert_eq!(lock.tools, host_tools::installed().unwrap(), "the lock names the tools that made it");
     assert_eq!(differences(&outs[0]).unwrap(), Vec::<String>::new());
     assert_eq!(std::fs::read_dir(&outs[0]).unwrap().count(), 6, "nothing but the parts is left");
 
