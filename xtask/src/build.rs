@@ -71,7 +71,7 @@ pub(crate) fn programs(profile: Profile) -> Result<PathBuf> {
 
 /// Builds `lambda-guest`: static, because it runs before there is a root file system, and with no path of this machine in it,
 /// because it is measured.
-fn guest() -> Result<PathBuf> {
+pub(crate) fn guest() -> Result<PathBuf> {
     let repository = paths::repository();
     let folder = paths::target().join("guest");
     run::step("building lambda-guest (static)", || {

@@ -36,6 +36,12 @@ pub(crate) struct Options {
     /// The data folder; one for this clone under /var/lib when absent.
     #[arg(long)]
     data: Option<PathBuf>,
+    /// Folder with built `lambda` and `lambdad`; built when absent.
+    #[arg(long, value_name = "FOLDER")]
+    bin_dir: Option<PathBuf>,
+    /// The guest image's folder; built when absent.
+    #[arg(long, value_name = "FOLDER")]
+    image: Option<PathBuf>,
 }
 
 /// Runs the demo, or removes it.
@@ -43,22 +49,22 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let data = options.data.clone().unwrap_or_else(paths::demo_data);
     let data = std::path::absolute(&data).context("the data folder's path")?;
     if options.down {
-        return down(&build::programs(Profile::Demo)?, &data);
+        return down(&options.programs()?, &data);
     }
     setup::run(setup::Purpose::Run)?;
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, interrupted.clone()).context("cannot catch signals")?;
     }
-    let mut demo = Demo { binaries: build::binaries(Profile::Demo)?, data, times: Vec::new(), interrupted };
-    let result = demo.play(&options.shape);
+    let mut demo = Demo { programs: options.programs()?, data, times: Vec::new(), interrupted };
+    let result = demo.play(options);
     if demo.interrupted.load(Ordering::Relaxed) {
         say("==> interrupted: removing the demo");
-        down(&demo.binaries.folder, &demo.data)?;
+        down(&demo.programs, &demo.data)?;
         bail!("interrupted");
     }
     if options.once {
-        let removed = demo.timed("removing everything", |demo| down(&demo.binaries.folder, &demo.data));
+        let removed = demo.timed("removing everything", |demo| down(&demo.programs, &demo.data));
         demo.print_times();
         return result.and(removed);
     }
@@ -74,28 +80,41 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Stops the cloud and removes its data folder.
 fn down(programs: &Path, data: &Path) -> Result<()> {
-    if !data.exists() {
-        say(&format!("nothing to remove: there is no {}", data.display()));
-        return Ok(());
-    }
+    let existed = data.exists();
+    // Also without the folder: its guests may still run.
     run_command(Command::new(programs.join("lambdad")).args(["down", "--purge", "--data"]).arg(data))?;
-    say(&format!("removed: the daemons, every guest, and {}", data.display()));
+    if existed {
+        say(&format!("removed: the daemons, every guest, and {}", data.display()));
+    } else {
+        say(&format!("there is no {}, and nothing of it runs", data.display()));
+    }
     Ok(())
 }
 
+impl Options {
+    fn programs(&self) -> Result<PathBuf> {
+        self.bin_dir.clone().map_or_else(|| build::programs(Profile::Demo), Ok)
+    }
+
+    fn image(&self, programs: &Path) -> Result<PathBuf> {
+        let built = || build::image(&Binaries { folder: programs.to_path_buf(), guest: build::guest()? }, false);
+        self.image.clone().map_or_else(built, Ok)
+    }
+}
+
 struct Demo {
-    binaries: Binaries,
+    programs: PathBuf,
     data: PathBuf,
     times: Vec<(String, Duration)>,
     interrupted: Arc<AtomicBool>,
 }
 
 impl Demo {
-    fn play(&mut self, shape: &str) -> Result<()> {
-        let image = self.timed("guest image", |demo| build::image(&demo.binaries, false))?;
+    fn play(&mut self, options: &Options) -> Result<()> {
+        let image = self.timed("guest image", |demo| options.image(&demo.programs))?;
         self.timed("starting gateway, control plane and node", |demo| demo.start(&image))?;
         self.timed("connecting as a customer, trusting the image", |demo| demo.connect(&image))?;
-        self.timed("creating the instance: request to ready", |demo| demo.create(shape))?;
+        self.timed("creating the instance: request to ready", |demo| demo.create(&options.shape))?;
         for command in ["uname -a", "cat /etc/os-release"] {
             self.timed(&format!("lambda ssh {NAME} -- {command}"), |demo| demo.ssh(command))?;
         }
@@ -125,7 +144,7 @@ impl Demo {
         std::fs::create_dir_all(&logs).with_context(|| logs.display().to_string())?;
         let log_path = logs.join("up.log");
         let log = File::create(&log_path).with_context(|| log_path.display().to_string())?;
-        let mut up = Command::new(self.binaries.lambdad());
+        let mut up = Command::new(self.programs.join("lambdad"));
         up.args(["up", "--data"]).arg(&self.data).arg("--images").arg(image).current_dir("/").process_group(0);
         up.stdin(Stdio::null()).stdout(log.try_clone().context("the log")?).stderr(log);
         let mut child = up.spawn().context("cannot start lambdad")?;
@@ -184,7 +203,7 @@ impl Demo {
     }
 
     fn lambda(&self) -> Command {
-        let mut command = Command::new(self.binaries.lambda());
+        let mut command = Command::new(self.programs.join("lambda"));
         command.env("LAMBDA_CONFIG_DIR", self.customer().join("config")).stdin(Stdio::null());
         command
     }
@@ -220,7 +239,7 @@ impl Demo {
 
   ./x demo --down                    removes all of it",
             config = self.customer().join("config").display(),
-            bin = self.binaries.folder.display(),
+            bin = self.programs.display(),
             key = self.ssh_key().display(),
             data = self.data.display(),
         );

@@ -5,6 +5,7 @@ mod build;
 mod demo;
 mod docs;
 mod layers;
+mod mutate;
 mod packages;
 mod paths;
 mod run;

@@ -54,6 +54,8 @@ pub(crate) const ALL: &[Package] = &[
     Package { tests_only: true, ..package("python3") },
     Package { tests_only: true, ..package("curl") },
     Package { tests_only: true, ..package("procps") },
+    // A file system is made as the guest makes it.
+    Package { tests_only: true, ..package("e2fsprogs") },
     // Certificates are read by a second implementation; programs run in other namespaces and with fewer rights.
     Package { tests_only: true, ..package("openssl") },
     Package { tests_only: true, ..package("util-linux") },

@@ -6,25 +6,36 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, CommandFactory as _};
 
 use crate::run::{cargo, output, run, say, seconds, step};
-use crate::{build, docs, layers, paths, setup};
+use crate::{build, docs, layers, mutate, paths, setup};
 
-/// The tests that boot no guest, and so need no image: not the end-to-end tests, not the guest's tests in QEMU, and none with
-/// `real_guest` in its name.
-const QUICK: &str = "not (package(lambda-e2e) | (package(lambda-guest) & kind(test)) | test(real_guest))";
+/// The tests that boot no guest and build no image: not the end-to-end tests, not the guest's tests in QEMU, none with
+/// `real_guest` in its name, and not the image builder's own builds and boots.
+const QUICK: &str = "not (package(lambda-e2e) | (package(lambda-guest) & kind(test)) | test(real_guest) \
+     | (package(lambda-image) & (test(byte_identical) | test(every_pcr_of_a_real_))))";
 
 /// What to run.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Only tests whose name contains this; the other checks are left out.
     filter: Option<String>,
-    /// Leave out the tests that boot guests.
+    /// Leave out the tests that boot guests or build whole images.
     #[arg(long)]
     quick: bool,
+    /// With the filter `attest`: make each of the verifier's checks pass, one at a time, and list those that no test notices.
+    #[arg(long, requires = "filter")]
+    mutate: bool,
 }
 
 /// Runs it; an error when anything failed.
 pub(crate) fn run_suite(options: &Options) -> Result<()> {
     let start = Instant::now();
+    if options.mutate {
+        if options.filter.as_deref() != Some("attest") {
+            bail!("only the verifier has checks to disable: ./x test attest --mutate");
+        }
+        setup::run(setup::Purpose::Everything)?;
+        return mutate::run();
+    }
     setup::run(setup::Purpose::Everything)?;
     if options.filter.is_none() {
         checks()?;
