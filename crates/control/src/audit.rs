@@ -61,6 +61,7 @@ pub(crate) enum Event {
     InstanceCreated { instance: InstanceId, project: ProjectId, shape: Shape, image: ImageId, volume_gib: u32 },
     InstancePlaced { instance: InstanceId, node: NodeId },
     InstanceUpdated { instance: InstanceId, secrets: bool, metadata: bool },
+    InstanceVolumeGrown { instance: InstanceId, volume_gib: u32 },
     InstanceStarted { instance: InstanceId, epoch: u64 },
     InstanceStopped { instance: InstanceId },
     InstanceRestarted { instance: InstanceId, epoch: u64 },

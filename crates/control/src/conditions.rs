@@ -1,6 +1,6 @@
 //! "Why is it not where it should be?": a pure function of what is desired, what was observed, and the time.
 
-use lambda_types::guest::FailureReason;
+use lambda_types::guest::{Degradation, FailureReason};
 use lambda_types::instance::{Condition, ConditionKind, Failure, Phase, Power};
 
 use crate::hub::is_fresh;
@@ -41,13 +41,19 @@ pub(crate) fn conditions(row: &InstanceRow, node_seen_ms: Option<u64>, now_ms: u
     if row.node.is_some() {
         found.extend(waiting(row, phase));
     }
+    if row.power == Power::Running && phase == Some(Phase::Ready) {
+        found.extend(row.observed.degraded.iter().map(|degraded| unhealthy(degraded.reason, degraded.since_ms)));
+    }
     found
 }
 
 fn unplaced(row: &InstanceRow) -> Option<Condition> {
     (row.power == Power::Running).then(|| Condition {
         kind: ConditionKind::AwaitingCapacity,
-        message: format!("no node has room for shape {} and {} GiB now; it is tried again", row.shape, row.volume_gib),
+        message: format!(
+            "no node that runs profile {} has room for shape {} and {} GiB now; it is tried again",
+            row.profile, row.shape, row.volume_gib
+        ),
         since_ms: row.changed_ms,
         until_ms: Some(row.changed_ms.saturating_add(CAPACITY_WAIT_MS)),
     })
@@ -132,6 +138,22 @@ fn degraded(failure: Failure, since_ms: u64) -> Condition {
     condition(ConditionKind::Degraded, format!("{what} [{}]", failure.code()), since_ms, None)
 }
 
+/// Something that a ready guest finds wrong with itself.
+fn unhealthy(reason: Degradation, since_ms: u64) -> Condition {
+    let what = match reason {
+        Degradation::SshUnreachable => "nothing in the guest listens for SSH; `lambda instance restart` starts it anew",
+        Degradation::VolumeIntegrity => {
+            "a block of the volume was changed outside the guest and reads as an error; nothing forged was read. \
+             Copy what you need to another instance, or restore the volume"
+        }
+        Degradation::VolumeNotGrown => {
+            "the volume is larger than its file system, which an older image made and which cannot grow; go on with the old \
+             size, or move to a new instance"
+        }
+    };
+    condition(ConditionKind::Degraded, format!("{what} [{}]", reason.code()), since_ms, None)
+}
+
 /// What happened and what to try.
 fn sentence(failure: Failure) -> String {
     let text = match failure {
@@ -179,6 +201,7 @@ mod tests {
     use lambda_types::NodeId;
 
     use super::*;
+    use crate::store::instance::Degraded;
     use crate::testing::row;
 
     fn kinds(row: &InstanceRow, seen: Option<u64>, now: u64) -> Vec<ConditionKind> {
@@ -289,6 +312,21 @@ mod tests {
         let found = conditions(&row, Some(0), 0);
         assert_eq!((found.len(), found[0].kind), (1, ConditionKind::Degraded));
         assert!(found[0].message.ends_with("[vtpm]"), "{}", found[0].message);
+    }
+
+    #[test]
+    fn what_a_ready_guest_finds_wrong_is_a_condition_each_until_it_is_not_ready() {
+        let mut row = running(Phase::Ready);
+        let degraded = Degradation::ALL.map(|reason| Degraded { reason, since_ms: 7 });
+        row.observed.degraded = degraded.to_vec();
+        let found = conditions(&row, Some(0), 0);
+        for (condition, Degraded { reason, .. }) in found.iter().zip(degraded) {
+            assert_eq!((condition.kind, condition.since_ms), (ConditionKind::Degraded, 7));
+            assert!(condition.message.ends_with(&format!("[{}]", reason.code())), "{}", condition.message);
+        }
+        assert_eq!(found.len(), degraded.len());
+        row.observed.phase = Some(Phase::Stopping);
+        assert_eq!(kinds(&row, Some(0), 0), [ConditionKind::AwaitingShutdown]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::hub::Hub;
 use crate::place;
 use crate::schedule::Missing;
 use crate::store::instance::{self, InstanceRow, MailboxState, Observed};
+use crate::store::node::Resources;
 use crate::store::{Refusal, StoreError, Write, is_constraint};
 use crate::view;
 
@@ -51,9 +52,9 @@ pub(crate) async fn create(
     principal: &Principal,
     wanted: &CreateInstance,
 ) -> Result<InstanceRow, Refusal> {
-    if !VOLUME_GIB.contains(&wanted.volume_gib) {
-        let detail = format!("volume_gib must be {} to {}", VOLUME_GIB.start(), VOLUME_GIB.end());
-        return Err(Refusal::new(Code::InvalidRequest, detail));
+    check_volume(wanted.volume_gib)?;
+    if let Some(launch) = &wanted.launch {
+        launch.check(wanted.profile).map_err(|error| Refusal::new(Code::InvalidRequest, error.to_string()))?;
     }
     check_sealed("secrets", &wanted.secrets)?;
     check_sealed("metadata", &wanted.metadata)?;
@@ -99,6 +100,7 @@ fn fresh_row(write: &Write, principal: &Principal, wanted: &CreateInstance) -> R
         shape: wanted.shape,
         image: wanted.image,
         profile: wanted.profile,
+        launch: wanted.launch.clone(),
         volume: VolumeId::random()?,
         volume_gib: wanted.volume_gib,
         node: None,
@@ -113,6 +115,14 @@ fn fresh_row(write: &Write, principal: &Principal, wanted: &CreateInstance) -> R
         observed: Observed::default(),
         mailbox: MailboxState::default(),
     })
+}
+
+fn check_volume(gib: u32) -> Result<(), Refusal> {
+    if VOLUME_GIB.contains(&gib) {
+        return Ok(());
+    }
+    let detail = format!("volume_gib must be {} to {}", VOLUME_GIB.start(), VOLUME_GIB.end());
+    Err(Refusal::new(Code::InvalidRequest, detail))
 }
 
 fn check_sealed<T>(what: &str, sealed: &Sealed<T>) -> Result<(), Refusal> {
@@ -193,7 +203,7 @@ async fn settle(write: &mut Write, row: &InstanceRow) -> Result<(), StoreError> 
     }
 }
 
-/// Replaces sealed values.
+/// Replaces sealed values, or enlarges the volume.
 pub(crate) async fn update(
     write: &mut Write,
     principal: &Principal,
@@ -201,7 +211,7 @@ pub(crate) async fn update(
     if_match: &IfMatch,
     wanted: UpdateInstance,
 ) -> Result<InstanceRow, Refusal> {
-    let UpdateInstance { secrets, metadata } = wanted;
+    let UpdateInstance { secrets, metadata, volume_gib } = wanted;
     let mut row = find(write, principal, id).await?;
     if row.power == Power::Deleted {
         return Err(deleting());
@@ -210,10 +220,10 @@ pub(crate) async fn update(
         let detail = format!("the instance has version {} now; read it again, then update", row.version);
         return Err(Refusal::new(Code::VersionMismatch, detail));
     }
-    let event = Event::InstanceUpdated { instance: row.id, secrets: secrets.is_some(), metadata: metadata.is_some() };
-    if secrets.is_none() && metadata.is_none() {
-        return Err(Refusal::new(Code::InvalidRequest, "name `secrets`, `metadata` or both"));
+    if secrets.is_none() && metadata.is_none() && volume_gib.is_none() {
+        return Err(Refusal::new(Code::InvalidRequest, "name `secrets`, `metadata` or `volume_gib`"));
     }
+    let event = Event::InstanceUpdated { instance: row.id, secrets: secrets.is_some(), metadata: metadata.is_some() };
     if let Some(secrets) = secrets {
         check_sealed("secrets", &secrets)?;
         row.secrets = secrets;
@@ -224,7 +234,35 @@ pub(crate) async fn update(
     }
     write.change_instance(&mut row, false).await?;
     write.audit(&event).await?;
+    if let Some(volume_gib) = volume_gib {
+        grow(write, &mut row, volume_gib).await?;
+    }
     Ok(row)
+}
+
+/// Books what the volume is to be larger by, where it is, and tells its node, which makes it so before the next boot.
+async fn grow(write: &mut Write, row: &mut InstanceRow, volume_gib: u32) -> Result<(), Refusal> {
+    check_volume(volume_gib)?;
+    let Some(more) = volume_gib.checked_sub(row.volume_gib) else {
+        let detail = format!("the volume has {} GiB; it can only become larger", row.volume_gib);
+        return Err(Refusal::new(Code::InvalidRequest, detail));
+    };
+    if more == 0 {
+        return Ok(());
+    }
+    if let Some(node) = row.node
+        && !write.book(node, Resources::disk(more)).await?
+    {
+        let detail = format!("the node that holds the volume has no room for {more} GiB more; try again later");
+        return Err(Refusal::new(Code::CapacityExhausted, detail));
+    }
+    row.volume_gib = volume_gib;
+    write.set_volume(row).await?;
+    write.audit(&Event::InstanceVolumeGrown { instance: row.id, volume_gib }).await?;
+    if let Some(node) = row.node {
+        write.touch_node(node).await?;
+    }
+    Ok(())
 }
 
 /// Wants it gone. One without a node goes at once; the flag says whether anything changed.

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use lambda_transport::ApiError;
+use lambda_types::guest::Degradation;
 use lambda_types::instance::{Phase, Power};
 use lambda_types::mailbox::Message;
 use lambda_types::node::{MAX_WAIT_SECONDS, ObservedInstance, SyncRequest, SyncResponse};
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 use crate::app::App;
 use crate::audit::{Actor, Cause, Event};
 use crate::hub::Notice;
-use crate::store::instance::{self, InstanceRow, Observed};
+use crate::store::instance::{self, Degraded, InstanceRow, Observed};
 use crate::store::node::NodeRow;
 use crate::store::{StoreError, Write, mailbox, node};
 use crate::{mailboxes, place, view};
@@ -212,7 +213,19 @@ fn merged(row: &InstanceRow, seen: &ObservedInstance, now_ms: u64) -> Observed {
         boot: seen.boot,
         phases: seen.phases.iter().copied().take(MAX_PHASES).collect(),
         since_ms: if same { row.observed.since_ms } else { now_ms },
+        degraded: degraded(row, seen, now_ms),
     }
+}
+
+/// What is wrong, each thing with the time of its first report in this boot.
+fn degraded(row: &InstanceRow, seen: &ObservedInstance, now_ms: u64) -> Vec<Degraded> {
+    let known = if row.observed.boot == seen.boot { row.observed.degraded.as_slice() } else { &[] };
+    let told = |reason: &Degradation| seen.degraded.contains(reason);
+    let with_time = |reason: Degradation| {
+        let since_ms = known.iter().find(|known| known.reason == reason).map_or(now_ms, |known| known.since_ms);
+        Degraded { reason, since_ms }
+    };
+    Degradation::ALL.into_iter().filter(told).map(with_time).collect()
 }
 
 async fn observe_node(write: &mut Write, id: NodeId, request: &SyncRequest) -> Result<bool, StoreError> {

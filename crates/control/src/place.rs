@@ -1,6 +1,8 @@
 //! Placing an instance: choose a node, book it, give it an address, all inside the caller's transaction.
 
+use lambda_types::NodeId;
 use lambda_types::instance::Power;
+use lambda_types::shape::LaunchProfile;
 
 use crate::audit::Event;
 use crate::hub::{Hub, is_fresh};
@@ -35,7 +37,7 @@ pub(crate) async fn place(
     };
     for id in nodes {
         let address = write.free_address(id).await?;
-        if address >= LINKS || !write.book(id, need).await? {
+        if address >= LINKS || !book(write, id, row.profile, need).await? {
             continue;
         }
         row.node = Some(id);
@@ -49,13 +51,25 @@ pub(crate) async fn place(
     Ok(Err(Missing::Room))
 }
 
+/// Books resources and, where the profile needs one, a slot of the processor's; false when either has run out.
+async fn book(write: &mut Write, node: NodeId, profile: LaunchProfile, need: Resources) -> Result<bool, StoreError> {
+    if !write.book_slot(node, profile).await? {
+        return Ok(false);
+    }
+    if write.book(node, need).await? {
+        return Ok(true);
+    }
+    write.unbook_slot(node, profile).await?;
+    Ok(false)
+}
+
 /// Books compute again for a placed instance that gave it back; false when the node is full.
 pub(crate) async fn rebook(write: &mut Write, row: &mut InstanceRow) -> Result<bool, StoreError> {
     let Some(node) = row.node else { return Ok(true) };
     if row.compute_held {
         return Ok(true);
     }
-    if !write.book(node, Resources::compute(row.shape)).await? {
+    if !book(write, node, row.profile, Resources::compute(row.shape)).await? {
         return Ok(false);
     }
     row.compute_held = true;
@@ -72,6 +86,7 @@ pub(crate) async fn release_compute(write: &mut Write, row: &mut InstanceRow) ->
     row.compute_held = false;
     write.set_placement(row).await?;
     write.unbook(node, Resources::compute(row.shape)).await?;
+    write.unbook_slot(node, row.profile).await?;
     write.audit(&Event::InstanceComputeReleased { instance: row.id }).await
 }
 
@@ -82,6 +97,9 @@ pub(crate) async fn remove(write: &mut Write, row: &InstanceRow) -> Result<(), S
     if let Some(node) = row.node {
         let compute = if row.compute_held { Resources::compute(row.shape) } else { Resources::default() };
         write.unbook(node, compute.plus(Resources::disk(row.volume_gib))).await?;
+        if row.compute_held {
+            write.unbook_slot(node, row.profile).await?;
+        }
         write.touch_node(node).await?;
     }
     write.audit(&Event::InstanceRemoved { instance: row.id, project: row.project }).await

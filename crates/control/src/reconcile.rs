@@ -124,6 +124,7 @@ mod tests {
                 shape: Shape::Nano,
                 image: ImageId::from_bits(7),
                 profile: LaunchProfile::Tpm,
+                launch: None,
                 volume_gib: 1,
                 secrets: Sealed::from_bytes(vec![1]),
                 metadata: Sealed::from_bytes(vec![1]),

@@ -75,6 +75,7 @@ mod tests {
                 tunnel: "127.0.0.1:1".parse().unwrap(),
                 acceleration: Acceleration::Tcg,
                 profiles: vec![LaunchProfile::Tpm],
+                tees: Vec::new(),
                 images: vec![image],
                 capacity: Resources { vcpus: 8, memory_mib: 8192, disk_gib: 100 },
                 used: Resources { memory_mib: used_mib, ..Resources::default() },

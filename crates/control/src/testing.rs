@@ -19,6 +19,7 @@ pub(crate) fn row(id: u128) -> InstanceRow {
         shape: Shape::Nano,
         image: ImageId::from_bits(7),
         profile: LaunchProfile::Tpm,
+        launch: None,
         volume: VolumeId::from_bits(id),
         volume_gib: 1,
         node: None,

@@ -52,6 +52,7 @@ pub(crate) fn desired(row: &InstanceRow, broker: Option<Message>) -> Option<Desi
         shape: row.shape,
         image: row.image,
         profile: row.profile,
+        launch: row.launch.clone(),
         volume: row.volume,
         volume_gib: row.volume_gib,
         network: network(&row.mac, row.address?),

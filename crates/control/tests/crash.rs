@@ -1,4 +1,4 @@
-//! Killed in the middle: what was acknowledged is there, and the books balance.
+//! Killed in the middle, or out of disk: what was acknowledged is there, and the books balance.
 #![allow(missing_docs)]
 
 mod common;
@@ -163,4 +163,99 @@ async fn a_restarted_control_plane_goes_on_where_it_was() {
     assert_eq!(fresh.sync(0).await.generation, before);
     customer.power(id, "restart").await;
     assert_eq!(find(&fresh.sync(30).await, id).epoch, 2);
+}
+
+/// A disk of its own, of which the test says how much is free.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    fn new() -> Self {
+        let disk = Self(tempfile::tempdir().unwrap());
+        disk.mount(&["-t", "tmpfs", "-o", "size=64m", "tmpfs"]);
+        disk
+    }
+
+    fn mount(&self, arguments: &[&str]) {
+        assert!(Command::new("mount").args(arguments).arg(self.0.path()).status().unwrap().success(), "{arguments:?}");
+    }
+
+    /// Leaves no page free.
+    fn fill(&self) {
+        let output = Command::new("df").args(["-B4096", "--output=used"]).arg(self.0.path()).output().unwrap();
+        let pages =
+            String::from_utf8(output.stdout).unwrap().split_whitespace().last().unwrap().parse::<u64>().unwrap();
+        self.mount(&["-o", &format!("remount,size={}", pages * 4096)]);
+    }
+
+    fn free(&self) {
+        self.mount(&["-o", "remount,size=64m"]);
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("--lazy").arg(self.0.path()).status().is_ok_and(|it| it.success());
+        assert!(unmounted || std::thread::panicking(), "{} stays mounted", self.0.path().display());
+    }
+}
+
+/// Creates until there is no room any more; gives what was acknowledged and what was not. The log may have some room left that it
+/// uses again.
+async fn create_until_full(customer: &Customer, first: u128) -> (Vec<InstanceId>, InstanceId) {
+    let mut acknowledged = Vec::new();
+    for bits in first..first + 40 {
+        let id = InstanceId::from_bits(bits);
+        let reply = customer.post("/v1/instances", &id.to_string(), &create_body(id)).await;
+        if reply.status == 202 {
+            acknowledged.push(id);
+            continue;
+        }
+        assert_eq!((reply.status.as_u16(), reply.code()), (503, "unavailable"), "{}", reply.body);
+        assert!(reply.body["detail"].as_str().unwrap().contains("disk is full"), "{}", reply.body);
+        assert_eq!(reply.headers["content-type"], "application/problem+json");
+        return (acknowledged, id);
+    }
+    panic!("the disk is full and {} instances were created", acknowledged.len());
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_loses_nothing_and_what_was_refused_works_when_there_is_room() {
+    let disk = Disk::new();
+    let folder = tempfile::tempdir_in(disk.0.path()).unwrap();
+    let authority = write_pki(folder.path());
+    let database = folder.path().join("store.sqlite");
+    let key = lambda_control::create_api_key(&database, None, &Scope::ALL).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let shutdown = Shutdown::new();
+    let running = Some(tokio::spawn(lambda_control::run(config(folder.path(), listener), shutdown.clone())));
+    let mut cloud = Cloud { folder, address, authority, shutdown, running, key };
+    let mut node = cloud_node(&cloud.authority, address);
+    node.sync(0).await;
+    let mut kept = vec![InstanceId::from_bits(1)];
+    assert_eq!(cloud.customer().create(kept[0]).await.status, 202);
+
+    disk.fill();
+    let (acknowledged, refused) = create_until_full(&cloud.customer(), 100).await;
+    kept.extend(acknowledged);
+    // Another process on the full disk: it reads, refuses what has no room, and goes on.
+    cloud.restart().await;
+    let customer = cloud.customer();
+    let (acknowledged, later) = create_until_full(&customer, 200).await;
+    kept.extend(acknowledged);
+    for id in &kept {
+        customer.show(*id).await;
+    }
+    for id in [refused, later] {
+        assert_eq!(customer.get(&format!("/v1/instances/{id}")).await.status, 404);
+    }
+
+    disk.free();
+    for id in [refused, later] {
+        let reply = customer.post("/v1/instances", &id.to_string(), &create_body(id)).await;
+        assert_eq!(reply.status, 202, "the same request as before: {}", reply.body);
+        customer.show(id).await;
+    }
+    cloud.stop().await;
+    books_balance(&database).await;
 }

@@ -442,6 +442,7 @@ impl FakeNode {
             memory_mib: 8192,
             disk_gib: 100,
             profiles: vec![LaunchProfile::Tpm],
+            tees: Vec::new(),
             images: vec![OfferedImage { id: ImageId::from_bits(7), name: "d".into(), version: "1".into() }],
             acceleration: Acceleration::Tcg,
             tunnel: self.tunnel,
@@ -469,6 +470,7 @@ async fn a_tunnel_carries_bytes_both_ways_to_a_guest_that_is_up() {
         phases: vec![PhaseTime { phase: Phase::Ready, at_ms: 1 }],
         guest: None,
         broker_seq: 0,
+        degraded: Vec::new(),
     };
     let open = |port: u16, key: String| {
         let front = &front;

@@ -25,6 +25,9 @@ const HEALTHY: Duration = Duration::from_secs(60);
 /// How long the roles of a supervisor that was killed may take to end.
 const EARLIER: Duration = Duration::from_secs(20);
 
+/// Pause before a file that could not be written, on a full disk say, is written again.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// File in `run/` that the supervisor and its roles hold locked.
 pub(crate) const ROLES_LOCK: &str = "roles.lock";
 
@@ -105,8 +108,18 @@ async fn supervise(layout: &Layout, deployment: Deployment, programs: &Programs)
         status.send_modify(|status| status.healthy = true);
         eprintln!("lambdad: healthy; the API is at https://{}", settings.gateway);
         loop {
-            write_endpoint(layout, &settings, &seen.borrow_and_update())?;
-            seen.changed().await.context("the roles' keepers are gone")?;
+            let written = write_endpoint(layout, &settings, &seen.borrow_and_update());
+            let again = async {
+                match &written {
+                    Ok(()) => std::future::pending().await,
+                    Err(error) => eprintln!("lambdad: {error:#}; the roles run on, and it is tried again"),
+                }
+                tokio::time::sleep(AGAIN).await;
+            };
+            tokio::select! {
+                changed = seen.changed() => changed.context("the roles' keepers are gone")?,
+                () = again => {}
+            }
         }
     };
     let result = tokio::select! {

@@ -8,8 +8,12 @@
 //!   node ◀─ Report(phase) ─────────────────── guest    every phase change, and in answer to Start
 //!   node ◀─ ToBroker(seq, body) ───────────── guest    latest message; sent again in answer to Start
 //!   node ── FromBroker(seq, body) ──────────▶ guest
+//!   node ── WatchHealth ────────────────────▶ guest    after Start: from here on, what is wrong is told
+//!   node ◀─ Health(what is wrong) ─────────── guest    in answer, and at every change
 //!   node ── Shutdown ───────────────────────▶ guest    clean power-off
 //! ```
+//!
+//! A guest skips a frame that it does not know, and a node does not: a guest says nothing that was not asked for.
 
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +64,8 @@ pub enum ToGuest {
         /// Opaque here.
         body: Binary,
     },
+    /// Tell what is wrong, now and at every change. Follows every [`ToGuest::Start`].
+    WatchHealth,
     /// Power off cleanly.
     Shutdown,
 }
@@ -86,6 +92,40 @@ pub enum FromGuest {
         /// Opaque here.
         body: Binary,
     },
+    /// What is wrong in a guest that is ready; the whole list, each time. Only after [`ToGuest::WatchHealth`].
+    Health {
+        /// This boot.
+        boot: BootId,
+        /// Sorted, each once; empty when nothing is wrong.
+        degraded: Vec<Degradation>,
+    },
+}
+
+/// What may be wrong in a guest that runs on. Closed, and nothing of the tenant's in it: the operator sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Degradation {
+    /// Nothing listens on port 22. Ends when something does.
+    SshUnreachable,
+    /// A block of the volume did not authenticate: its reader got an error. Lasts until the next boot.
+    VolumeIntegrity,
+    /// The volume is longer than its file system, which could not grow. Lasts until the next boot.
+    VolumeNotGrown,
+}
+
+impl Degradation {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::SshUnreachable, Self::VolumeIntegrity, Self::VolumeNotGrown];
+
+    /// The stable code, as in JSON.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::SshUnreachable => "ssh-unreachable",
+            Self::VolumeIntegrity => "volume-integrity",
+            Self::VolumeNotGrown => "volume-not-grown",
+        }
+    }
 }
 
 /// What a guest is doing, in order. The operator sees this: it is on the leakage list.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::guest::{FailureReason, GuestPhase};
+use crate::launch::SnpLaunch;
 use crate::sealed::{InstanceSecretsKind, MetadataKind, Sealed};
 use crate::shape::{LaunchProfile, Shape};
 use crate::{BootId, ImageId, InstanceId, NodeId, VolumeId};
@@ -23,6 +24,9 @@ pub struct CreateInstance {
     /// Launch profile.
     #[serde(default)]
     pub profile: LaunchProfile,
+    /// For profile `snp`: guest policy and ID block. The node makes the default where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<SnpLaunch>,
     /// Size of the encrypted volume, GiB ([`VOLUME_GIB`]).
     pub volume_gib: u32,
     /// Opaque to everyone but the customer.
@@ -31,7 +35,7 @@ pub struct CreateInstance {
     pub metadata: Sealed<MetadataKind>,
 }
 
-/// Body of `PATCH /v1/instances/{id}` (needs If-Match): replaces sealed values.
+/// Body of `PATCH /v1/instances/{id}` (needs If-Match): replaces sealed values, or enlarges the volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateInstance {
@@ -39,6 +43,9 @@ pub struct UpdateInstance {
     pub secrets: Option<Sealed<InstanceSecretsKind>>,
     /// New sealed metadata.
     pub metadata: Option<Sealed<MetadataKind>>,
+    /// New size of the volume, GiB ([`VOLUME_GIB`]); never smaller than it is. The guest takes it up at its next boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_gib: Option<u32>,
 }
 
 /// An instance. `GET /v1/instances/{id}` carries its `etag` in the ETag header too.
@@ -357,6 +364,13 @@ mod tests {
         let (guest, late) = (Failure::Guest(FailureReason::VolumeKey), Failure::Timeout(Phase::Booting));
         assert_eq!(serde_json::to_value(guest).unwrap()["guest"], guest.code());
         assert_eq!(serde_json::to_value(late).unwrap()[late.code()], "booting");
+    }
+
+    #[test]
+    fn a_degradations_code_is_its_name_in_json() {
+        for degradation in crate::guest::Degradation::ALL {
+            assert_eq!(serde_json::to_value(degradation).unwrap(), degradation.code());
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod guest;
 pub mod id;
 pub mod image;
 pub mod instance;
+pub mod launch;
 pub mod mailbox;
 pub mod node;
 pub mod problem;

@@ -6,8 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::guest::GuestNetwork;
+use crate::guest::{Degradation, GuestNetwork};
 use crate::instance::{Failure, Phase, PhaseTime, Power};
+use crate::launch::{SnpLaunch, TeeCapacity};
 use crate::mailbox::Message;
 use crate::shape::{LaunchProfile, Shape};
 use crate::{BootId, ImageId, InstanceId, NodeId, VolumeId};
@@ -55,6 +56,9 @@ pub struct NodeOffer {
     pub disk_gib: u64,
     /// Launch profiles.
     pub profiles: Vec<LaunchProfile>,
+    /// How many guests of each profile whose hardware has keys for so many only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tees: Vec<TeeCapacity>,
     /// Images on the node.
     pub images: Vec<OfferedImage>,
     /// `kvm` or `tcg`, as probed.
@@ -103,6 +107,9 @@ pub struct DesiredInstance {
     pub image: ImageId,
     /// Launch profile.
     pub profile: LaunchProfile,
+    /// For profile `snp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<SnpLaunch>,
     /// The volume.
     pub volume: VolumeId,
     /// Its size, GiB.
@@ -135,6 +142,9 @@ pub struct ObservedInstance {
     pub guest: Option<Message>,
     /// `seq` of the broker message that was handed to the guest; 0 for none.
     pub broker_seq: u64,
+    /// What the guest says is wrong with it; with [`Phase::Ready`] alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<Degradation>,
 }
 
 /// First line on a tunnel connection (gateway to node, mutual TLS), JSON and a newline. The node answers with one

@@ -90,6 +90,63 @@ pub enum LaunchProfile {
     /// OVMF firmware, measured boot into a vTPM that the operator's node provides: tier `platform`.
     #[default]
     Tpm,
+    /// AMD SEV-SNP: tier `hardware`.
+    Snp,
+    /// Intel TDX: tier `hardware`.
+    Tdx,
+    /// As `tpm`, with enclave memory for the guest's own SGX enclaves. The guest itself is of tier `platform`.
+    Sgx,
+    /// Arm CCA: tier `hardware`.
+    Cca,
+}
+
+impl LaunchProfile {
+    /// Every profile.
+    pub const ALL: [Self; 5] = [Self::Tpm, Self::Snp, Self::Tdx, Self::Sgx, Self::Cca];
+
+    /// The name that the API and the CLI use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tpm => "tpm",
+            Self::Snp => "snp",
+            Self::Tdx => "tdx",
+            Self::Sgx => "sgx",
+            Self::Cca => "cca",
+        }
+    }
+
+    /// How strong the root of trust of the guest's evidence is.
+    #[must_use]
+    pub const fn tier(self) -> Tier {
+        match self {
+            Self::Tpm | Self::Sgx => Tier::Platform,
+            Self::Snp | Self::Tdx | Self::Cca => Tier::Hardware,
+        }
+    }
+
+    /// Whether the node gives the guest a vTPM.
+    #[must_use]
+    pub const fn has_vtpm(self) -> bool {
+        matches!(self.tier(), Tier::Platform)
+    }
+}
+
+impl std::fmt::Display for LaunchProfile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for LaunchProfile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|profile| profile.name() == text)
+            .ok_or_else(|| format!("unknown launch profile `{text}`; one of tpm, snp, tdx, sgx, cca"))
+    }
 }
 
 /// How strong the root of trust is. Ordered: a policy names the least it accepts.

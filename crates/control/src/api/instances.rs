@@ -177,7 +177,8 @@ pub(super) async fn instance_update(
     body: Json<UpdateInstance>,
 ) -> Result<Response, ApiError> {
     // A broker keeps the header pin in the sealed secrets, so it may replace those, and nothing else.
-    let only_secrets = body.value.secrets.is_some() && body.value.metadata.is_none();
+    let UpdateInstance { secrets, metadata, volume_gib } = &body.value;
+    let only_secrets = secrets.is_some() && metadata.is_none() && volume_gib.is_none();
     if !(only_secrets && caller.require(Scope::Broker).is_ok()) {
         caller.require(Scope::Write)?;
     }

@@ -2,10 +2,13 @@
 //! with what is observed, so that a broker's If-Match is not beaten by progress. `generation` grows with everything
 //! a node must learn; `power_generation` is its value at the last change of power or epoch.
 
+use lambda_types::guest::Degradation;
 use lambda_types::instance::{Failure, Phase, PhaseTime, Power};
+use lambda_types::launch::SnpLaunch;
 use lambda_types::sealed::{InstanceSecretsKind, MetadataKind};
 use lambda_types::shape::{LaunchProfile, Shape};
 use lambda_types::{BootId, ImageId, InstanceId, NodeId, ProjectId, Sealed, VolumeId};
+use serde::{Deserialize, Serialize};
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
@@ -24,6 +27,7 @@ pub(crate) struct InstanceRow {
     pub(crate) shape: Shape,
     pub(crate) image: ImageId,
     pub(crate) profile: LaunchProfile,
+    pub(crate) launch: Option<SnpLaunch>,
     pub(crate) volume: VolumeId,
     pub(crate) volume_gib: u32,
     pub(crate) node: Option<NodeId>,
@@ -50,6 +54,16 @@ pub(crate) struct Observed {
     pub(crate) phases: Vec<PhaseTime>,
     /// When this phase was first reported, our clock.
     pub(crate) since_ms: u64,
+    /// What its guest says is wrong.
+    pub(crate) degraded: Vec<Degraded>,
+}
+
+/// Something that is wrong in a ready guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Degraded {
+    pub(crate) reason: Degradation,
+    /// When it was first reported, our clock.
+    pub(crate) since_ms: u64,
 }
 
 /// Sequence numbers of the mailbox; zeros when no message has come.
@@ -67,8 +81,8 @@ macro_rules! select {
         concat!(
             "SELECT i.id, i.project, i.version, i.generation, i.power_generation, i.epoch, i.power, i.shape, i.image, \
              i.profile, i.volume, i.volume_gib, i.node, i.compute_held, i.address, i.mac, i.created_ms, i.changed_ms, \
-             i.failure, i.secrets, i.metadata, i.observed_generation, i.observed_epoch, i.observed_phase, \
-             i.observed_failure, i.observed_boot, i.observed_phases, i.observed_ms, m.boot, m.guest_seq, m.guest_ms, \
+             i.failure, i.launch, i.secrets, i.metadata, i.observed_generation, i.observed_epoch, i.observed_phase, \
+             i.observed_failure, i.observed_boot, i.observed_phases, i.observed_ms, i.observed_degraded, m.boot, m.guest_seq, m.guest_ms, \
              m.broker_seq, m.broker_answers FROM instances i LEFT JOIN mailboxes m ON m.instance = i.id ",
             $rest
         )
@@ -89,6 +103,7 @@ impl InstanceRow {
             shape: columns.word("shape")?,
             image: columns.id("image")?,
             profile: columns.word("profile")?,
+            launch: columns.maybe_json("launch")?,
             volume: columns.id("volume")?,
             volume_gib: columns.number("volume_gib")?,
             node: columns.maybe_id("node")?,
@@ -116,6 +131,7 @@ impl Observed {
             boot: columns.maybe_id("observed_boot")?,
             phases: columns.json("observed_phases")?,
             since_ms: columns.number("observed_ms")?,
+            degraded: columns.json("observed_degraded")?,
         })
     }
 }
@@ -198,8 +214,8 @@ impl Write {
         let text = |value: Result<String, StoreError>| value.map_err(|error| sqlx::Error::Encode(error.into()));
         sqlx::query(
             "INSERT INTO instances (id, project, version, generation, power_generation, epoch, power, shape, image, \
-             profile, volume, volume_gib, compute_held, mac, created_ms, changed_ms, secrets, metadata) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, $13, $14, $14, $15, $16)",
+             profile, volume, volume_gib, compute_held, mac, created_ms, changed_ms, secrets, metadata, launch) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, $13, $14, $14, $15, $16, $17)",
         )
         .bind(row.id.to_string())
         .bind(row.project.to_string())
@@ -217,6 +233,7 @@ impl Write {
         .bind(signed(row.created_ms))
         .bind(text(word(&row.secrets))?)
         .bind(text(word(&row.metadata))?)
+        .bind(row.launch.as_ref().map(|launch| text(json(launch))).transpose()?)
         .execute(self.connection())
         .await?;
         Ok(())
@@ -271,6 +288,18 @@ impl Write {
         Ok(())
     }
 
+    /// Stores a larger volume, and advances the generation: its node must learn.
+    pub(crate) async fn set_volume(&mut self, row: &mut InstanceRow) -> Result<(), StoreError> {
+        row.generation = row.generation.saturating_add(1);
+        sqlx::query("UPDATE instances SET volume_gib = $2, generation = $3 WHERE id = $1")
+            .bind(row.id.to_string())
+            .bind(i64::from(row.volume_gib))
+            .bind(signed(row.generation))
+            .execute(self.connection())
+            .await?;
+        Ok(())
+    }
+
     pub(crate) async fn set_placement(&mut self, row: &InstanceRow) -> Result<(), sqlx::Error> {
         sqlx::query("UPDATE instances SET node = $2, address = $3, compute_held = $4, mac = $5 WHERE id = $1")
             .bind(row.id.to_string())
@@ -295,7 +324,8 @@ impl Write {
     pub(crate) async fn set_observed(&mut self, id: InstanceId, observed: &Observed) -> Result<(), StoreError> {
         sqlx::query(
             "UPDATE instances SET observed_generation = $2, observed_epoch = $3, observed_phase = $4, \
-             observed_failure = $5, observed_boot = $6, observed_phases = $7, observed_ms = $8 WHERE id = $1",
+             observed_failure = $5, observed_boot = $6, observed_phases = $7, observed_ms = $8, observed_degraded = $9 \
+             WHERE id = $1",
         )
         .bind(id.to_string())
         .bind(signed(observed.generation))
@@ -305,6 +335,7 @@ impl Write {
         .bind(observed.boot.map(|boot| boot.to_string()))
         .bind(json(&observed.phases)?)
         .bind(signed(observed.since_ms))
+        .bind(json(&observed.degraded)?)
         .execute(self.connection())
         .await?;
         Ok(())

@@ -11,7 +11,11 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: &[Migration] = &[Migration { version: 1, sql: include_str!("../../migrations/0001_spine.sql") }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("../../migrations/0001_spine.sql") },
+    Migration { version: 2, sql: include_str!("../../migrations/0002_degraded.sql") },
+    Migration { version: 3, sql: include_str!("../../migrations/0003_confidential.sql") },
+];
 
 pub(super) async fn run(store: &Store) -> Result<(), StoreError> {
     apply(store, MIGRATIONS).await
@@ -85,15 +89,13 @@ mod tests {
     #[tokio::test]
     async fn a_migration_that_fails_leaves_nothing() {
         let (_folder, store) = open().await;
-        let first = MIGRATIONS[0].sql;
-        let broken = [
-            Migration { version: 1, sql: first },
-            Migration { version: 2, sql: "CREATE TABLE half (id TEXT); CREATE TABLE projects (id TEXT);" },
-        ];
-        assert!(apply(&store, &broken).await.is_err());
-        let fixed =
-            [Migration { version: 1, sql: first }, Migration { version: 2, sql: "CREATE TABLE half (id TEXT);" }];
-        apply(&store, &fixed).await.unwrap();
+        let with = |sql| {
+            let known = MIGRATIONS.iter().map(|known| Migration { version: known.version, sql: known.sql });
+            known.chain([Migration { version: 1000, sql }]).collect::<Vec<_>>()
+        };
+        let broken = with("CREATE TABLE half (id TEXT); CREATE TABLE projects (id TEXT);");
+        assert!(matches!(apply(&store, &broken).await, Err(StoreError::Database(_))));
+        apply(&store, &with("CREATE TABLE half (id TEXT);")).await.unwrap();
     }
 
     #[tokio::test]

@@ -65,11 +65,25 @@ pub(crate) enum StoreError {
     Randomness(#[from] getrandom::Error),
 }
 
+impl StoreError {
+    /// True when SQLite found no room for a page, or for its shared index of the log.
+    fn is_out_of_space(&self) -> bool {
+        const FULL: [&str; 2] = ["13", "4874"];
+        let Self::Database(error) = self else { return false };
+        error.as_database_error().and_then(|error| error.code()).is_some_and(|code| FULL.contains(&code.as_ref()))
+    }
+}
+
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         if let StoreError::Database(sqlx::Error::PoolTimedOut) = error {
             tracing::error!(%error, "the store is overloaded");
             return Self::new(Code::Unavailable, "the control plane is overloaded; try again in a few seconds");
+        }
+        if error.is_out_of_space() {
+            tracing::error!(%error, "the disk of the store is full: free space on it");
+            let detail = "the control plane's disk is full; nothing was changed, and the operator must free space";
+            return Self::new(Code::Unavailable, detail);
         }
         Self::internal(&error)
     }
@@ -163,7 +177,15 @@ impl Store {
 
     /// Begins a write. It holds the database's write lock from here on, so what it reads stays true until it commits.
     pub(crate) async fn write(&self, cause: Cause) -> Result<Write, StoreError> {
-        let tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        const BEGIN: &str = "BEGIN IMMEDIATE";
+        let tx = match self.writer.begin_with(BEGIN).await {
+            // For want of disk SQLite ends a transaction by itself. The driver still counts it, and would for ever.
+            Err(sqlx::Error::InvalidSavePointStatement) => {
+                self.writer.acquire().await?.close().await?;
+                self.writer.begin_with(BEGIN).await?
+            }
+            begun => begun?,
+        };
         let at_ms = self.clock.now_ms();
         Ok(Write { tx, hub: self.hub.clone(), notices: Vec::new(), cause, audited: false, at_ms })
     }

@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 
 use lambda_types::NodeId;
+use lambda_types::launch::TeeCapacity;
 use lambda_types::node::{Acceleration, NodeOffer, OfferedImage};
 use lambda_types::shape::{LaunchProfile, Shape};
 use sqlx::AnyConnection;
@@ -22,6 +23,7 @@ pub(crate) struct NodeRow {
     pub(crate) tunnel: SocketAddr,
     pub(crate) acceleration: Acceleration,
     pub(crate) profiles: Vec<LaunchProfile>,
+    pub(crate) tees: Vec<TeeCapacity>,
     pub(crate) images: Vec<OfferedImage>,
     pub(crate) capacity: Resources,
     pub(crate) used: Resources,
@@ -78,6 +80,7 @@ impl NodeRow {
             tunnel: columns.id("tunnel")?,
             acceleration: columns.word("acceleration")?,
             profiles: columns.json("profiles")?,
+            tees: columns.json("tees")?,
             images: columns.json("images")?,
             capacity: Resources {
                 vcpus: columns.number("vcpus")?,
@@ -100,6 +103,7 @@ impl NodeRow {
         self.tunnel != offer.tunnel
             || self.acceleration != offer.acceleration
             || self.profiles != offer.profiles
+            || self.tees != offer.tees
             || self.images != offer.images
             || self.capacity.vcpus != at_least(u64::from(offer.vcpus), self.used.vcpus)
             || self.capacity.memory_mib != at_least(offer.memory_mib, self.used.memory_mib)
@@ -126,7 +130,7 @@ impl Write {
     pub(crate) async fn insert_node(&mut self, id: NodeId, offer: &NodeOffer) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO nodes (id, tunnel, acceleration, profiles, images, vcpus, memory_mib, disk_gib, generation, \
-             last_seen_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1, $9)",
+             last_seen_ms, tees) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1, $9, $10)",
         )
         .bind(id.to_string())
         .bind(offer.tunnel.to_string())
@@ -137,9 +141,10 @@ impl Write {
         .bind(signed(offer.memory_mib))
         .bind(signed(offer.disk_gib))
         .bind(signed(self.at_ms))
+        .bind(json(&offer.tees)?)
         .execute(self.connection())
         .await?;
-        Ok(())
+        self.set_slots(id, &offer.tees).await
     }
 
     /// Removes a node that has no instances.
@@ -154,7 +159,8 @@ impl Write {
             "UPDATE nodes SET tunnel = $2, acceleration = $3, profiles = $4, images = $5, \
              vcpus = CASE WHEN $6 > vcpus_used THEN $6 ELSE vcpus_used END, \
              memory_mib = CASE WHEN $7 > memory_used_mib THEN $7 ELSE memory_used_mib END, \
-             disk_gib = CASE WHEN $8 > disk_used_gib THEN $8 ELSE disk_used_gib END, last_seen_ms = $9 WHERE id = $1",
+             disk_gib = CASE WHEN $8 > disk_used_gib THEN $8 ELSE disk_used_gib END, last_seen_ms = $9, tees = $10 \
+             WHERE id = $1",
         )
         .bind(id.to_string())
         .bind(offer.tunnel.to_string())
@@ -165,9 +171,10 @@ impl Write {
         .bind(signed(offer.memory_mib))
         .bind(signed(offer.disk_gib))
         .bind(signed(self.at_ms))
+        .bind(json(&offer.tees)?)
         .execute(self.connection())
         .await?;
-        Ok(())
+        self.set_slots(id, &offer.tees).await
     }
 
     /// Advances the generation of a node's desired set and wakes its long-poll after the commit.
@@ -205,6 +212,54 @@ impl Write {
         .execute(self.connection())
         .await?;
         Ok(done.rows_affected() == 1)
+    }
+
+    /// Stores how many guests of each profile the node's processors have keys for. What is booked stays booked.
+    async fn set_slots(&mut self, id: NodeId, tees: &[TeeCapacity]) -> Result<(), StoreError> {
+        sqlx::query("UPDATE node_slots SET offered = 0, slots = used WHERE node = $1")
+            .bind(id.to_string())
+            .execute(self.connection())
+            .await?;
+        for TeeCapacity { profile, slots } in tees {
+            sqlx::query(
+                "INSERT INTO node_slots (node, profile, offered, slots) VALUES ($1, $2, $3, $3) \
+                 ON CONFLICT (node, profile) DO UPDATE SET offered = excluded.offered, slots = CASE WHEN excluded.slots > used THEN excluded.slots ELSE used END",
+            )
+            .bind(id.to_string())
+            .bind(profile.name())
+            .bind(i64::from(*slots))
+            .execute(self.connection())
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Books one of a profile's slots; false when none is left. A measured boot needs none.
+    pub(crate) async fn book_slot(&mut self, id: NodeId, profile: LaunchProfile) -> Result<bool, StoreError> {
+        if profile == LaunchProfile::Tpm {
+            return Ok(true);
+        }
+        let done =
+            sqlx::query("UPDATE node_slots SET used = used + 1 WHERE node = $1 AND profile = $2 AND used + 1 <= slots")
+                .bind(id.to_string())
+                .bind(profile.name())
+                .execute(self.connection())
+                .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Gives a booked slot back.
+    pub(crate) async fn unbook_slot(&mut self, id: NodeId, profile: LaunchProfile) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE node_slots SET used = used - 1, slots = CASE WHEN offered > used - 1 THEN offered ELSE used - 1 END \
+             WHERE node = $1 AND profile = $2",
+        )
+        .bind(id.to_string())
+        .bind(profile.name())
+        .execute(self.connection())
+        .await?;
+        self.notify(Notice::Capacity);
+        Ok(())
     }
 
     /// Gives booked resources back.

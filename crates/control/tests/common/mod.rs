@@ -124,6 +124,7 @@ pub fn offer(vcpus: u32, memory_mib: u64, disk_gib: u64) -> NodeOffer {
         memory_mib,
         disk_gib,
         profiles: vec![LaunchProfile::Tpm],
+        tees: Vec::new(),
         images: vec![OfferedImage { id: ImageId::from_bits(IMAGE), name: "debian-12".into(), version: "1".into() }],
         acceleration: Acceleration::Tcg,
         tunnel: "127.0.0.1:9".parse().unwrap(),
@@ -260,6 +261,7 @@ impl Node {
             phases: vec![PhaseTime { phase, at_ms: 1 }],
             guest,
             broker_seq: 0,
+            degraded: Vec::new(),
         });
     }
 

@@ -263,7 +263,7 @@ pub(crate) mod tests {
             parts: named,
             verity: Verity { root_hash: String::new(), salt: String::new(), data_size: 0 },
             command_line: "quiet".into(),
-            expected: Expected { tpm: BTreeMap::new() },
+            expected: Expected::default(),
         };
         let bytes = serde_json::to_vec(&manifest).unwrap();
         std::fs::write(folder.join(file::MANIFEST), &bytes).unwrap();

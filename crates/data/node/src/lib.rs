@@ -46,7 +46,9 @@ use crate::reconciler::{Reconciler, WORKSHOP, adopt, load_records, recover};
 use crate::vtpm::manufacture::Workshop;
 use crate::vtpm::pool::Pool;
 
+pub use host::tee::{Lack, Support, Tees};
 pub use instance::transition;
+pub use qemu::probe::KvmProbe;
 pub use teardown::{stop_guests, teardown};
 
 /// What the agent needs to do its work, and why:
@@ -215,6 +217,7 @@ fn build(
         nft: config.nft.clone(),
         uid_base: config.uid_base,
         acceleration,
+        tees: Tees::detect(&config.qemu),
         board: Board::new(),
         guests: Guests::default(),
         slots: Slots::default(),

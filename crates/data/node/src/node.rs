@@ -9,6 +9,7 @@ use lambda_types::node::{Acceleration, ObservedInstance};
 use tokio::sync::watch;
 
 use crate::host::cgroup::Cgroups;
+use crate::host::tee::Tees;
 use crate::images::Images;
 use crate::layout::Layout;
 use crate::network::Segment;
@@ -35,6 +36,7 @@ pub(crate) struct Node {
     pub(crate) nft: PathBuf,
     pub(crate) uid_base: u32,
     pub(crate) acceleration: watch::Receiver<Option<Acceleration>>,
+    pub(crate) tees: Tees,
     pub(crate) board: Board,
     pub(crate) guests: Guests,
     pub(crate) slots: Slots,

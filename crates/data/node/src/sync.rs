@@ -95,12 +95,14 @@ impl Sync {
 
     fn offer(&self) -> NodeOffer {
         let acceleration = self.node.acceleration.borrow().unwrap_or(Acceleration::Tcg);
+        let tees = self.node.tees.capacities();
         let Capacity { vcpus, memory_mib, .. } = self.capacity;
         NodeOffer {
             vcpus,
             memory_mib: if self.measured { guest_memory_mib(memory_mib, vcpus, acceleration) } else { memory_mib },
             disk_gib: self.capacity.disk_gib,
-            profiles: vec![LaunchProfile::Tpm],
+            profiles: [LaunchProfile::Tpm].into_iter().chain(tees.iter().map(|tee| tee.profile)).collect(),
+            tees,
             images: self.images.borrow().clone(),
             acceleration,
             tunnel: self.tunnel,

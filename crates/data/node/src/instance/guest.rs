@@ -25,6 +25,12 @@ pub(super) fn note(record: &mut InstanceRecord, frame: FromGuest, now_ms: u64) {
                 record.guest = Some(Message { boot, seq, body });
             }
         }
+        FromGuest::Health { boot, mut degraded } => {
+            enter_boot(record, boot);
+            degraded.sort_unstable();
+            degraded.dedup();
+            record.degraded = degraded;
+        }
     }
 }
 
@@ -33,6 +39,7 @@ fn enter_boot(record: &mut InstanceRecord, boot: BootId) {
         record.boot = Some(boot);
         record.guest = None;
         record.broker_seq = 0;
+        record.degraded.clear();
     }
 }
 
@@ -161,7 +168,7 @@ async fn watch(folder: std::path::PathBuf, mut orders: mpsc::Receiver<Order>, re
 
 #[cfg(test)]
 mod tests {
-    use lambda_types::guest::GuestNetwork;
+    use lambda_types::guest::{Degradation, GuestNetwork};
     use lambda_types::{Binary, InstanceId};
 
     use super::*;
@@ -203,6 +210,22 @@ mod tests {
         note(&mut record, say(1, 2), 7);
         assert_eq!(record.guest.as_ref().map(|message| message.seq), Some(1));
         assert_eq!((record.boot, record.broker_seq), (Some(BootId::from_bits(2)), 0));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_while_the_guest_is_ready_and_forgotten_with_its_boot() {
+        let mut record = record();
+        let health = |boot, degraded| FromGuest::Health { boot: BootId::from_bits(boot), degraded };
+        note(&mut record, tell(GuestPhase::Ready), 6);
+        let told = vec![Degradation::VolumeIntegrity, Degradation::SshUnreachable, Degradation::VolumeIntegrity];
+        note(&mut record, health(1, told), 7);
+        assert_eq!(record.observed().degraded, [Degradation::SshUnreachable, Degradation::VolumeIntegrity]);
+        note(&mut record, health(1, vec![Degradation::VolumeIntegrity]), 8);
+        assert_eq!(record.observed().degraded, [Degradation::VolumeIntegrity]);
+        note(&mut record, tell(GuestPhase::Stopping), 9);
+        assert!(record.observed().degraded.is_empty());
+        note(&mut record, say(1, 2), 10);
+        assert!(record.degraded.is_empty());
     }
 
     #[test]

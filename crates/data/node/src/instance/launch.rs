@@ -17,6 +17,7 @@ use lambda_types::InstanceId;
 use lambda_types::image::file as part;
 use lambda_types::instance::Failure;
 use lambda_types::node::{Acceleration, DesiredInstance};
+use lambda_types::shape::LaunchProfile;
 
 use super::state::InstanceRecord;
 use super::volume;
@@ -28,6 +29,7 @@ use crate::network::firewall::{self, Guest};
 use crate::network::{NetworkError, Segment, mac_text, tap};
 use crate::node::Node;
 use crate::qemu::arguments::{self, Machine, Parts};
+use crate::qemu::launch::Launch;
 use crate::qemu::probe;
 use crate::vtpm::{self, Identity, VtpmError};
 
@@ -56,6 +58,8 @@ pub(crate) enum StartError {
     Folder(io::Error),
     #[error("cannot start {program}: {source}; install the package qemu-system-x86")]
     Qemu { program: PathBuf, source: io::Error },
+    #[error("this host runs no guests of profile {0}; `lambdad doctor` says why")]
+    Profile(LaunchProfile),
     #[error("a task of the agent ended early")]
     Task,
 }
@@ -71,7 +75,9 @@ impl StartError {
             Self::Vtpm(_) => Failure::Vtpm,
             Self::Network(_) | Self::Overlap => Failure::Network,
             Self::Qemu { .. } => Failure::QemuStart,
-            Self::Volume(_) | Self::Cgroup(_) | Self::Folder(_) | Self::Task => Failure::HostResource,
+            Self::Volume(_) | Self::Cgroup(_) | Self::Folder(_) | Self::Profile(_) | Self::Task => {
+                Failure::HostResource
+            }
         }
     }
 }
@@ -94,7 +100,8 @@ fn is_disk_full(error: &StartError) -> bool {
 /// What a launch leaves running.
 pub(crate) struct Launched {
     pub(crate) qemu: ProcessRef,
-    pub(crate) swtpm: ProcessRef,
+    /// Only where the profile has a vTPM.
+    pub(crate) swtpm: Option<ProcessRef>,
     pub(crate) identity: Identity,
 }
 
@@ -115,6 +122,7 @@ pub(crate) async fn launch(node: &Arc<Node>, desired: &DesiredInstance, slot: u3
     let started = Instant::now();
     let folder = node.layout.instance(desired.id);
     let acceleration = acceleration(node, desired).await?;
+    let how = how(node, desired)?;
     let segment = Segment::parse(&desired.network)?;
     if !node.guests.claim(desired.id, segment) {
         return Err(StartError::Overlap);
@@ -123,12 +131,14 @@ pub(crate) async fn launch(node: &Arc<Node>, desired: &DesiredInstance, slot: u3
     // The vTPM's process is up by the time that the rules are in force. QEMU would find its socket listening anyway.
     let (image, (identity, swtpm), tap, ()) = tokio::try_join!(
         timed("image", open_image(node, desired)),
-        timed("vtpm", start_vtpm(node, &folder, slot, &cgroup)),
+        timed("vtpm", start_vtpm(node, desired, &folder, slot, &cgroup)),
         timed("network", open_network(node, slot, segment)),
         timed("volume", make_volume(node, desired, &folder, slot)),
     )?;
     let order = QemuOrder {
         node: node.clone(),
+        instance: desired.id,
+        launch: how,
         folder,
         image,
         uid: node.qemu_uid(slot),
@@ -141,6 +151,22 @@ pub(crate) async fn launch(node: &Arc<Node>, desired: &DesiredInstance, slot: u3
     let qemu = timed("qemu", blocking(move || order.start())).await?;
     tracing::debug!(instance = %desired.id, elapsed_ms = started.elapsed().as_millis(), "QEMU started");
     Ok(Launched { qemu, swtpm, identity })
+}
+
+/// How the guest is launched, when this host can.
+fn how(node: &Node, desired: &DesiredInstance) -> Result<Launch, StartError> {
+    let profile = desired.profile;
+    if profile != LaunchProfile::Tpm && !node.tees.can(profile) {
+        return Err(StartError::Profile(profile));
+    }
+    match (profile, node.tees.snp()) {
+        (LaunchProfile::Tpm, _) => Ok(Launch::Tpm),
+        (LaunchProfile::Sgx, _) => Ok(Launch::Sgx),
+        (LaunchProfile::Tdx, _) => Ok(Launch::Tdx),
+        (LaunchProfile::Cca, _) => Ok(Launch::Cca),
+        (LaunchProfile::Snp, Some(host)) => Ok(Launch::Snp(host, Box::new(desired.launch.clone().unwrap_or_default()))),
+        (LaunchProfile::Snp, None) => Err(StartError::Profile(profile)),
+    }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -187,20 +213,25 @@ struct OpenImage {
 }
 
 impl OpenImage {
-    fn new(image: &Image) -> Result<Self, ImageError> {
+    fn new(image: &Image, profile: LaunchProfile) -> Result<Self, ImageError> {
+        let firmware = match profile {
+            LaunchProfile::Tpm | LaunchProfile::Sgx | LaunchProfile::Cca => part::FIRMWARE,
+            LaunchProfile::Snp => part::FIRMWARE_SNP,
+            LaunchProfile::Tdx => part::FIRMWARE_TDX,
+        };
         Ok(Self {
             command_line: image.manifest.command_line.clone(),
             kernel: image.open(part::KERNEL)?,
             initramfs: image.open(part::INITRAMFS)?,
             root: image.open(part::ROOT)?,
-            firmware: image.open(part::FIRMWARE)?,
+            firmware: image.open(firmware)?,
         })
     }
 }
 
 async fn open_image(node: &Arc<Node>, desired: &DesiredInstance) -> Result<OpenImage, StartError> {
-    let (node, id) = (node.clone(), desired.image);
-    blocking(move || Ok(OpenImage::new(&node.images.get(id)?)?)).await
+    let (node, id, profile) = (node.clone(), desired.image, desired.profile);
+    blocking(move || Ok(OpenImage::new(&node.images.get(id)?, profile)?)).await
 }
 
 async fn make_volume(node: &Node, desired: &DesiredInstance, folder: &Path, slot: u32) -> Result<(), StartError> {
@@ -252,19 +283,25 @@ async fn prepare_vtpm(node: &Arc<Node>, folder: &Path, slot: u32) -> Result<(Uni
 
 async fn start_vtpm(
     node: &Arc<Node>,
+    desired: &DesiredInstance,
     folder: &Path,
     slot: u32,
     cgroup: &Arc<Vec<OwnedFd>>,
-) -> Result<(Identity, ProcessRef), StartError> {
+) -> Result<(Identity, Option<ProcessRef>), StartError> {
+    if !desired.profile.has_vtpm() {
+        return Ok((Identity::none(), None));
+    }
     let (listener, identity) = prepare_vtpm(node, folder, slot).await?;
     let (node, folder, cgroup) = (node.clone(), folder.to_owned(), cgroup.clone());
     let starting = move || Ok(vtpm::start(&node.swtpm, &folder, &listener, node.swtpm_uid(slot), &cgroup)?);
-    Ok((identity, blocking(starting).await?))
+    Ok((identity, Some(blocking(starting).await?)))
 }
 
 /// Everything that QEMU is started with.
 struct QemuOrder {
     node: Arc<Node>,
+    instance: InstanceId,
+    launch: Launch,
     folder: PathBuf,
     image: OpenImage,
     uid: u32,
@@ -311,6 +348,8 @@ impl QemuOrder {
     fn machine<'a>(&'a self, qmp: &UnixListener, guest: &UnixListener) -> Machine<'a> {
         let image = &self.image;
         Machine {
+            instance: self.instance,
+            launch: &self.launch,
             acceleration: self.acceleration,
             shape: self.shape,
             command_line: &image.command_line,

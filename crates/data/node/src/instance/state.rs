@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use lambda_types::guest::GuestNetwork;
+use lambda_types::guest::{Degradation, GuestNetwork};
 use lambda_types::instance::{Failure, Phase, PhaseTime};
 use lambda_types::mailbox::Message;
 use lambda_types::node::ObservedInstance;
@@ -17,8 +17,8 @@ use crate::layout::{file, persist, write_atomically, write_quickly};
 /// Most phases that are remembered of a boot; a guest that goes round in circles adds none.
 const MAX_PHASES: usize = 32;
 
-/// Version of the file. 1 had no `vtpm_lost`.
-const FORMAT: u32 = 2;
+/// Version of the file. 1 had no `vtpm_lost`, 2 no `degraded`.
+const FORMAT: u32 = 3;
 
 /// Why a record cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +82,8 @@ pub(crate) struct InstanceRecord {
     pub(crate) boot: Option<BootId>,
     pub(crate) guest: Option<Message>,
     pub(crate) broker_seq: u64,
+    /// What the guest says is wrong with it.
+    pub(crate) degraded: Vec<Degradation>,
 }
 
 impl InstanceRecord {
@@ -106,6 +108,7 @@ impl InstanceRecord {
             boot: None,
             guest: None,
             broker_seq: 0,
+            degraded: Vec::new(),
         }
     }
 
@@ -153,6 +156,7 @@ impl InstanceRecord {
             phases: self.phases.clone(),
             guest: self.guest.clone(),
             broker_seq: self.broker_seq,
+            degraded: if self.phase == Phase::Ready { self.degraded.clone() } else { Vec::new() },
         }
     }
 
@@ -171,10 +175,13 @@ impl InstanceRecord {
         let parsed = serde_json::from_slice::<Header>(bytes).and_then(|header| {
             Ok(match header.format {
                 FORMAT => Ok(serde_json::from_slice(bytes)?),
-                1 => {
+                older @ (1 | 2) => {
                     let mut fields: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes)?;
                     fields.insert("format".into(), FORMAT.into());
-                    fields.insert("vtpm_lost".into(), false.into());
+                    fields.insert("degraded".into(), serde_json::Value::Array(Vec::new()));
+                    if older == 1 {
+                        fields.insert("vtpm_lost".into(), false.into());
+                    }
                     Ok(serde_json::from_value(fields.into())?)
                 }
                 found => Err(found),
@@ -215,6 +222,7 @@ pub(crate) fn gone(id: InstanceId, generation: u64, epoch: u64) -> ObservedInsta
         phases: Vec::new(),
         guest: None,
         broker_seq: 0,
+        degraded: Vec::new(),
     }
 }
 
@@ -247,8 +255,13 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_the_first_format_is_carried_over() {
+    fn a_record_of_an_older_format_is_carried_over() {
         let mut value = serde_json::to_value(record()).unwrap();
+        value["format"] = 2.into();
+        value["vtpm_lost"] = true.into();
+        value.as_object_mut().unwrap().remove("degraded");
+        let loaded = load(&value).unwrap().unwrap();
+        assert_eq!((loaded.format, loaded.vtpm_lost, loaded.degraded.len()), (FORMAT, true, 0));
         value["format"] = 1.into();
         value.as_object_mut().unwrap().remove("vtpm_lost");
         let loaded = load(&value).unwrap().unwrap();

@@ -176,7 +176,7 @@ impl InstanceTask {
             Some(qemu) => {
                 tracing::info!(instance = %id, pid = qemu.reference().pid, "attached to a running guest");
                 if let Some(record) = &mut self.record {
-                    record.vtpm_lost = swtpm.is_none();
+                    record.vtpm_lost = record.swtpm.is_some() && swtpm.is_none();
                 }
                 self.hold(qemu, swtpm, None, RESYNCHRONISATIONS);
                 self.open_channel();
@@ -256,12 +256,12 @@ impl InstanceTask {
         let attach = |reference| Process::attach(reference).map_err(launch::StartError::Folder);
         let Some(record) = &mut self.record else { return Ok(()) };
         record.qemu = Some(launched.qemu);
-        record.swtpm = Some(launched.swtpm);
+        record.swtpm = launched.swtpm;
         record.enter(Phase::Booting, now_ms());
         match attach(launched.qemu)? {
             Some(qemu) => {
-                let swtpm = attach(launched.swtpm)?;
-                record.vtpm_lost = swtpm.is_none();
+                let swtpm = launched.swtpm.map(attach).transpose()?.flatten();
+                record.vtpm_lost = launched.swtpm.is_some() && swtpm.is_none();
                 self.hold(qemu, swtpm, Some(launched.identity), 0);
                 self.open_channel();
             }
@@ -274,7 +274,10 @@ impl InstanceTask {
         let (Some(vm), Some(record)) = (&mut self.vm, &self.record) else { return };
         let identity = match vm.identity.take() {
             Some(identity) => Some(identity),
-            None => Identity::load(&self.folder).ok().flatten(),
+            None => {
+                let saved = Identity::load(&self.folder).ok().flatten();
+                saved.or_else(|| record.swtpm.is_none().then(Identity::none))
+            }
         };
         let Some(identity) = identity else {
             tracing::error!(instance = %self.id, "vtpm.json is missing or damaged: the guest cannot attest");
@@ -285,6 +288,7 @@ impl InstanceTask {
                 let start =
                     Start { instance: self.id, ek_chain: identity.ek_chain.clone(), network: record.network.clone() };
                 channel.send(ToGuest::Start(start));
+                channel.send(ToGuest::WatchHealth);
                 vm.channel = Some(channel);
             }
             Err(error) => tracing::debug!(instance = %self.id, %error, "the guest channel does not open"),

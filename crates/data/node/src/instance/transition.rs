@@ -164,6 +164,7 @@ mod tests {
             shape: Shape::Nano,
             image: ImageId::from_bits(2),
             profile: LaunchProfile::Tpm,
+            launch: None,
             volume: VolumeId::from_bits(3),
             volume_gib: 1,
             network: GuestNetwork {

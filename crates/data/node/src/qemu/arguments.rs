@@ -8,10 +8,12 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::Path;
 
+use lambda_types::InstanceId;
 use lambda_types::guest::CHANNEL_NAME;
 use lambda_types::node::Acceleration;
 use lambda_types::shape::Shape;
 
+use super::launch::Launch;
 use crate::layout::file;
 
 /// Code that software emulation has translated, MiB: what a Debian boot needs, with room.
@@ -25,6 +27,8 @@ const PHYSICAL_BITS: u32 = 40;
 
 /// Everything that decides the command line.
 pub(crate) struct Machine<'a> {
+    pub(crate) instance: InstanceId,
+    pub(crate) launch: &'a Launch,
     pub(crate) acceleration: Acceleration,
     pub(crate) shape: Shape,
     pub(crate) command_line: &'a str,
@@ -61,12 +65,12 @@ pub(crate) fn overhead_mib(acceleration: Acceleration) -> u64 {
 
 /// A path that QEMU opens through a descriptor it inherited: folders on the way need not be open to its user, and no
 /// character of theirs can end an option.
-fn inherited(descriptor: RawFd) -> String {
+pub(super) fn inherited(descriptor: RawFd) -> String {
     format!("/proc/self/fd/{descriptor}")
 }
 
 /// `-accel` and `-cpu`.
-fn processor(acceleration: Acceleration) -> [OsString; 4] {
+pub(super) fn processor(acceleration: Acceleration) -> [OsString; 4] {
     let (accel, cpu) = match acceleration {
         Acceleration::Kvm => ("kvm".to_owned(), "host,host-phys-bits=off"),
         Acceleration::Tcg => (format!("tcg,thread=multi,tb-size={TRANSLATION_MIB}"), "max"),
@@ -95,22 +99,20 @@ fn confinement() -> Vec<OsString> {
 pub(crate) fn instance(machine: &Machine<'_>) -> Vec<OsString> {
     let parts = machine.parts;
     let mut all = confinement();
-    all.extend(["-machine".into(), "q35,smm=off,dump-guest-core=off".into()]);
-    all.extend(processor(machine.acceleration));
+    all.extend(["-machine".into(), machine.launch.machine()]);
+    all.extend(machine.launch.processor(machine.acceleration));
     all.extend(["-smp".into(), machine.shape.vcpus().to_string().into()]);
     all.extend(["-m".into(), machine.shape.memory_mib().to_string().into()]);
-    let firmware = format!("if=pflash,format=raw,unit=0,readonly=on,file={}", inherited(parts.firmware));
-    all.extend(["-drive".into(), firmware.into()]);
+    all.extend(machine.launch.firmware(parts.firmware));
     all.extend(channel("qmp", machine.qmp));
     all.extend(["-mon".into(), "chardev=qmp,mode=control".into()]);
-    all.extend(["-chardev".into(), format!("socket,id=tpm,path={}", file::TPM_SOCKET).into()]);
-    all.extend(["-tpmdev".into(), "emulator,id=tpm0,chardev=tpm".into()]);
-    all.extend(["-device".into(), "tpm-crb,tpmdev=tpm0".into()]);
-    all.extend(disks(parts.root));
+    all.extend(machine.launch.trust(machine.instance, machine.shape.memory_mib()));
+    let virtio = machine.launch.virtio();
+    all.extend(disks(parts.root, virtio));
     all.extend(["-netdev".into(), format!("tap,id=net0,fd={},vhost=off", machine.tap).into()]);
-    all.extend(["-device".into(), format!("virtio-net-pci,netdev=net0,mac={},romfile=", machine.mac).into()]);
+    all.extend(["-device".into(), format!("virtio-net-pci,netdev=net0,mac={},romfile={virtio}", machine.mac).into()]);
     all.extend(channel("guest", machine.guest));
-    all.extend(["-device".into(), "virtio-serial-pci".into()]);
+    all.extend(["-device".into(), format!("virtio-serial-pci{virtio}").into()]);
     all.extend(["-device".into(), format!("virtserialport,chardev=guest,name={CHANNEL_NAME}").into()]);
     all.extend(["-kernel".into(), inherited(parts.kernel).into()]);
     all.extend(["-initrd".into(), inherited(parts.initramfs).into()]);
@@ -124,18 +126,18 @@ fn channel(id: &str, listener: RawFd) -> [OsString; 2] {
 
 /// The root is shared and read-only. A volume that the host cannot extend answers errors instead of halting the guest,
 /// and discarded ciphertext gives its space back.
-fn disks(root: RawFd) -> [OsString; 8] {
+fn disks(root: RawFd, virtio: &str) -> [OsString; 8] {
     let shared = format!("driver=file,filename={},node-name=root,read-only=on", inherited(root));
     let own = format!("driver=file,filename={},node-name=volume,discard=unmap,aio=threads", file::VOLUME);
     [
         "-blockdev".into(),
         shared.into(),
         "-device".into(),
-        "virtio-blk-pci,drive=root,serial=lambda-root".into(),
+        format!("virtio-blk-pci,drive=root,serial=lambda-root{virtio}").into(),
         "-blockdev".into(),
         own.into(),
         "-device".into(),
-        "virtio-blk-pci,drive=volume,serial=lambda-volume,werror=report,rerror=report".into(),
+        format!("virtio-blk-pci,drive=volume,serial=lambda-volume,werror=report,rerror=report{virtio}").into(),
     ]
 }
 
@@ -153,10 +155,22 @@ pub(crate) fn probe(kernel: &Path) -> Vec<OsString> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::process::Stdio;
+
+    use lambda_types::launch::{ID_AUTH_BYTES, ID_BLOCK_BYTES, SnpLaunch};
+
+    use super::super::launch::SnpHost;
     use super::*;
 
     fn line() -> Vec<String> {
+        launched(&Launch::Tpm)
+    }
+
+    fn launched(launch: &Launch) -> Vec<String> {
         let machine = Machine {
+            instance: InstanceId::from_bits(1),
+            launch,
             acceleration: Acceleration::Tcg,
             shape: Shape::Nano,
             command_line: "quiet panic=-1",
@@ -179,6 +193,90 @@ mod tests {
         let expected =
             ["tpm-crb", "virtio-blk-pci", "virtio-blk-pci", "virtio-net-pci", "virtio-serial-pci", "virtserialport"];
         assert_eq!(devices, expected);
+    }
+
+    fn value<'a>(line: &'a [String], option: &str) -> Vec<&'a str> {
+        line.windows(2).filter(|pair| pair[0] == option).map(|pair| pair[1].as_str()).collect()
+    }
+
+    #[test]
+    fn a_confidential_guest_has_no_vtpm_no_flash_and_only_kvm() {
+        let host = SnpHost { cbitpos: 51, reduced_phys_bits: 1 };
+        for launch in [Launch::Snp(host, Box::default()), Launch::Tdx, Launch::Cca] {
+            let line = launched(&launch);
+            assert_eq!(value(&line, "-accel"), ["kvm"]);
+            assert_eq!(value(&line, "-bios"), ["/proc/self/fd/13"]);
+            assert!(!line.iter().any(|argument| argument.contains("tpm") || argument.contains("pflash")));
+            assert!(value(&line, "-machine")[0].contains("confidential-guest-support="));
+            let unshared = |device: &&str| device.starts_with("virtio") && !device.starts_with("virtserialport");
+            let devices = value(&line, "-device");
+            assert!(
+                devices.iter().filter(|device| unshared(device)).all(|device| device.contains("iommu_platform=on"))
+            );
+        }
+    }
+
+    #[test]
+    fn an_snp_launch_says_what_the_processor_will_insist_on() {
+        let host = SnpHost { cbitpos: 51, reduced_phys_bits: 1 };
+        let launch = SnpLaunch {
+            id_block: Some(vec![1; ID_BLOCK_BYTES].into()),
+            id_auth: Some(vec![2; ID_AUTH_BYTES].into()),
+            ..SnpLaunch::default()
+        };
+        let line = launched(&Launch::Snp(host, Box::new(launch)));
+        let objects = value(&line, "-object");
+        assert_eq!(objects[0], "memory-backend-memfd,id=ram0,size=512M,share=on,prealloc=off");
+        let golden = "sev-snp-guest,id=sev0,cbitpos=51,reduced-phys-bits=1,policy=0x30000,kernel-hashes=on,\
+                      host-data=bGFtYmRhLWluc3RhbmNlAAAAAAAAAAAAAAAAAAAAAAE=,author-key-enabled=on,id-block=AQEB";
+        assert!(objects[1].starts_with(golden), "{}", objects[1]);
+        assert_eq!(value(&line, "-cpu"), ["EPYC-v4"]);
+    }
+
+    #[test]
+    fn a_tdx_launch_names_the_instance_and_where_quotes_are_made() {
+        let line = launched(&Launch::Tdx);
+        let object: serde_json::Value = serde_json::from_str(value(&line, "-object")[1]).unwrap();
+        assert_eq!(object["qom-type"], "tdx-guest");
+        assert_eq!(object["quote-generation-socket"]["port"], "4050");
+        let named = object["mrconfigid"].as_str().unwrap();
+        assert_eq!(named.len(), 64, "48 bytes in base64");
+        assert!(named.starts_with("bGFtYmRhLWluc3RhbmNlAAAAAAAAAAAAAAAAAAAAAAE"), "{named}");
+    }
+
+    #[test]
+    fn an_sgx_launch_is_a_measured_boot_with_enclave_memory() {
+        let line = launched(&Launch::Sgx);
+        assert_eq!(value(&line, "-object"), ["memory-backend-epc,id=epc0,size=64M,prealloc=on"]);
+        assert!(value(&line, "-machine")[0].contains("sgx-epc.0.memdev=epc0"));
+        let (tpm, sgx) = (launched(&Launch::Tpm), value(&line, "-device"));
+        assert_eq!(value(&tpm, "-device"), sgx, "the measured devices are the same");
+    }
+
+    /// The QEMU of this machine reads the options; only creating the guest needs the processor.
+    #[test]
+    fn qemu_accepts_the_snp_object() {
+        let host = SnpHost { cbitpos: 51, reduced_phys_bits: 1 };
+        let launch = SnpLaunch {
+            id_block: Some(vec![1; ID_BLOCK_BYTES].into()),
+            id_auth: Some(vec![2; ID_AUTH_BYTES].into()),
+            ..SnpLaunch::default()
+        };
+        let line = launched(&Launch::Snp(host, Box::new(launch)));
+        let run = |object: &str| {
+            let mut qemu = std::process::Command::new("qemu-system-x86_64");
+            qemu.args(["-nodefaults", "-display", "none", "-machine", "none", "-monitor", "stdio", "-object", object]);
+            qemu.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+            let mut child = qemu.spawn().unwrap();
+            // One that refuses its options has ended before it reads this.
+            let _ = child.stdin.take().unwrap().write_all(b"quit\n");
+            let output = child.wait_with_output().unwrap();
+            (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let object = value(&line, "-object")[1];
+        assert_eq!(run(object), (true, String::new()));
+        let (accepted, said) = run(&object.replace("kernel-hashes", "kernel-hushes"));
+        assert!(!accepted && said.contains("kernel-hushes"), "{said}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! words on the serial console count. The verdict holds until the host boots again.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
 use super::arguments;
+use crate::images::Images;
 use crate::layout::write_atomically;
 
 /// A kernel prints its first line within a second where KVM works.
@@ -59,6 +60,37 @@ pub(crate) async fn probe(cache: &Path, qemu: &Path, kernel: &Path) -> Accelerat
         tracing::warn!(%error, "the acceleration probe's verdict is not remembered; it runs again at the next start");
     }
     acceleration
+}
+
+/// What a probe guest showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KvmProbe {
+    /// A kernel spoke.
+    Works,
+    /// It did not; what was seen.
+    Fails(String),
+    /// There was no kernel to start.
+    Untried(&'static str),
+}
+
+impl KvmProbe {
+    /// Starts a kernel of one of these images under KVM. Takes up to 8 s where KVM is broken.
+    #[must_use]
+    pub fn run(qemu: &Path, images: &[PathBuf]) -> Self {
+        if !Path::new(DEVICE).exists() {
+            return Self::Fails(format!("there is no {DEVICE}"));
+        }
+        let images = Images::new(images.to_vec());
+        images.scan();
+        let Some(kernel) = images.any_kernel() else {
+            return Self::Untried("there is no image whose kernel could be started");
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        match runtime.map_err(|error| error.to_string()).and_then(|it| it.block_on(try_kvm(qemu, &kernel))) {
+            Ok(()) => Self::Works,
+            Err(why) => Self::Fails(why),
+        }
+    }
 }
 
 async fn try_kvm(qemu: &Path, kernel: &Path) -> Result<(), String> {

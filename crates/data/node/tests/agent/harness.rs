@@ -74,6 +74,7 @@ pub(crate) struct Bench {
     pub(crate) internal: pki::Authority,
     pub(crate) qemu: PathBuf,
     pub(crate) swtpm: PathBuf,
+    pub(crate) nft: PathBuf,
     /// vTPMs that the agent keeps ready.
     pub(crate) pool: usize,
 }
@@ -115,8 +116,8 @@ impl Bench {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             lambda_transport::serve(listener, config, router, Limits::internal(), stop).await;
         });
-        let swtpm = "/usr/bin/swtpm".into();
-        Self { folder, runtime, control, control_address, shutdown, agent: None, internal, qemu, swtpm, pool: 2 }
+        let (swtpm, nft) = ("/usr/bin/swtpm".into(), "/usr/sbin/nft".into());
+        Self { folder, runtime, control, control_address, shutdown, agent: None, internal, qemu, swtpm, nft, pool: 2 }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -143,6 +144,7 @@ impl Bench {
             self.control_address.to_string(),
             self.qemu.display().to_string(),
             self.swtpm.display().to_string(),
+            self.nft.display().to_string(),
         ];
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("agent.log")).unwrap();
         let child = Command::new("setpriv")
@@ -219,6 +221,15 @@ impl Bench {
         i32::try_from(record[process]["pid"].as_i64().unwrap()).unwrap()
     }
 
+    /// Processes that run and work in this folder or below it.
+    pub(crate) fn processes_in(&self, folder: &Path) -> Vec<i32> {
+        let pids =
+            std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let within =
+            |pid: &i32| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|working| working.starts_with(folder));
+        pids.filter(|pid| within(pid) && alive(*pid)).collect()
+    }
+
     /// Makes an image whose guest is played by the stub in this mode.
     pub(crate) fn image(&self, mode: &str) -> ImageId {
         write_image(&self.path("images").join(mode), mode)
@@ -268,7 +279,7 @@ fn write_image(folder: &Path, mode: &str) -> ImageId {
         parts,
         verity: Verity { root_hash: String::new(), salt: String::new(), data_size: 0 },
         command_line: format!("{mode} quiet"),
-        expected: Expected { tpm: std::collections::BTreeMap::new() },
+        expected: Expected::default(),
     };
     let bytes = serde_json::to_vec(&manifest).unwrap();
     std::fs::write(folder.join(file::MANIFEST), &bytes).unwrap();
@@ -290,6 +301,7 @@ pub(crate) fn instance(number: u8, image: ImageId, power: Power, epoch: u64) -> 
         shape: Shape::Nano,
         image,
         profile: LaunchProfile::Tpm,
+        launch: None,
         volume: VolumeId::from_bits(number.into()),
         volume_gib: 1,
         network: GuestNetwork {
@@ -324,7 +336,7 @@ pub(crate) fn alive(pid: i32) -> bool {
 fn agent_process() {
     let Ok(settings) = std::env::var(AGENT) else { return };
     let settings: Vec<&str> = settings.split('\n').collect();
-    let [folder, control, qemu, swtpm] = settings[..] else { panic!("settings") };
+    let [folder, control, qemu, swtpm, nft] = settings[..] else { panic!("settings") };
     let folder = Path::new(folder);
     tracing_subscriber::fmt().with_env_filter("lambda_node=debug").with_ansi(false).with_writer(std::io::stderr).init();
     let config = NodeConfig {
@@ -337,7 +349,7 @@ fn agent_process() {
         images: vec![folder.join("images")],
         qemu: qemu.into(),
         swtpm: swtpm.into(),
-        nft: "/usr/sbin/nft".into(),
+        nft: nft.into(),
         uid_base: lambda_node::DEFAULT_UID_BASE,
         capacity: Some(Capacity { vcpus: 100, memory_mib: 65536, disk_gib: 100 }),
         acceleration: Some(Acceleration::Tcg),

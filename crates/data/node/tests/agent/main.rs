@@ -3,8 +3,8 @@
 
 mod faults;
 mod harness;
+mod kills;
 mod lifecycle;
 
 mod real;
-mod speed;
 mod tunnels;

@@ -1,6 +1,6 @@
 #!/usr/bin/python3 -E
 """Stands in for QEMU: takes the sockets it inherits and plays the guest that `-append` names."""
-import json, os, re, socket, struct, sys, time
+import json, os, re, socket, struct, sys, threading, time
 
 arguments = " ".join(sys.argv[1:])
 mode = sys.argv[sys.argv.index("-append") + 1].split()[0]
@@ -36,8 +36,10 @@ def report(stream, phase, reason=None):
     write_frame(stream, {"type": "report", "boot": BOOT, "phase": phase, "reason": reason})
 
 
+phases = ["attesting"]
+
+
 def play(stream):
-    phases = ["attesting"]
     while (frame := read_frame(stream)) is not None:
         if frame["type"] == "start":
             assert len(frame["ek_chain"]) == 2
@@ -50,13 +52,31 @@ def play(stream):
                 time.sleep(0.2)
                 sys.exit(0)
         elif frame["type"] == "from-broker" and phases[-1] != "ready":
-            for phase in ["unlocking", "starting", "ready"]:
+            left = ["unlocking", "starting", "ready"][len(phases) - 1 :]
+            for phase in left[:1] if mode == "steps" else left:
                 phases.append(phase)
                 report(stream, phase)
         elif frame["type"] == "shutdown" and mode != "deaf":
             report(stream, "stopping")
             time.sleep(0.1)
             sys.exit(0)
+
+
+def monitor(listener):
+    """QMP, as far as the agent speaks it."""
+    listener.setblocking(True)
+    while True:
+        lines = listener.accept()[0].makefile("rw")
+        answers = {"query-status": {"status": "running"}}
+        try:
+            print(json.dumps({"QMP": {}}), file=lines, flush=True)
+            for line in lines:
+                command = json.loads(line)["execute"]
+                print(json.dumps({"return": answers.get(command, {})}), file=lines, flush=True)
+                if command == "quit":
+                    os._exit(0)
+        except OSError:
+            pass
 
 
 def checksum(data):
@@ -111,10 +131,18 @@ if mode == "echoes":
     echo_server()
 if mode == "silent":
     time.sleep(3600)
+if mode == "steps":
+    # Answers on QMP, boots until the file `go` is beside this program, then takes one step for each of the broker's messages.
+    threading.Thread(target=monitor, args=(inherited("qmp"),), daemon=True).start()
+    while not os.path.exists(os.path.join(os.path.dirname(sys.argv[0]), "go")):
+        time.sleep(0.01)
 if mode == "dies":
     print("qemu-stub: cannot start", file=sys.stderr)
     sys.exit(1)
 listener = inherited("guest")
 listener.setblocking(True)
 while True:
-    play(listener.accept()[0])
+    try:
+        play(listener.accept()[0])
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # The agent that had connected was killed.

@@ -1,12 +1,15 @@
 //! `lambdad doctor`: what this machine can do, and how to mend what it cannot.
 
+mod profiles;
+
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
+use self::profiles::Profile;
 use crate::layout::Layout;
 
 /// The oldest QEMU that will do.
@@ -47,18 +50,21 @@ fn bad(what: impl Into<String>, fix: &'static str) -> Finding {
 pub(crate) fn run(data: Option<&Path>, json: bool) -> Result<()> {
     let mut findings = vec![user(), qemu(), program("swtpm", "apt-get install swtpm")];
     findings.push(program("nft", "apt-get install nftables"));
-    findings.extend([cgroups(Path::new("/sys/fs/cgroup")), firewall(), tap(), acceleration()]);
+    findings.extend([cgroups(Path::new("/sys/fs/cgroup")), firewall(), tap()]);
     if let Some(data) = data {
         findings.push(folder(data));
     }
+    let profiles = profiles::all(&images(data));
     let wrong = findings.iter().filter(|finding| !finding.ok).count();
     if json {
-        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "ok": wrong == 0, "findings": findings }))?);
+        let report = serde_json::json!({ "ok": wrong == 0, "findings": findings, "profiles": profiles });
+        println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         for finding in &findings {
             println!("{}  {}", if finding.ok { "ok  " } else { "FAIL" }, finding.what);
             finding.fix.iter().for_each(|fix| println!("      fix: {fix}"));
         }
+        profiles.iter().for_each(Profile::print);
     }
     if wrong == 0 { Ok(()) } else { bail!("{wrong} to mend") }
 }
@@ -157,13 +163,10 @@ fn tap() -> Finding {
     }
 }
 
-/// The presence of `/dev/kvm` proves nothing: the node boots a probe guest when it starts, and says so in its log.
-fn acceleration() -> Finding {
-    if Path::new("/dev/kvm").exists() {
-        good("/dev/kvm is there; the node tries it with a probe guest at its start")
-    } else {
-        good("no /dev/kvm: guests run in software emulation (slow); enable virtualisation in the firmware for KVM")
-    }
+/// Folders with images whose kernel a probe guest can run.
+fn images(data: Option<&Path>) -> Vec<PathBuf> {
+    let settings = data.and_then(|data| Layout::new(data).and_then(|layout| layout.settings()).ok()?);
+    settings.map(|settings| settings.images.into_iter().collect()).unwrap_or_default()
 }
 
 fn folder(data: &Path) -> Finding {
