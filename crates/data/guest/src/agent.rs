@@ -24,11 +24,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::channel::{Channel, ChannelError};
 use crate::failure::Failure;
+use crate::health::Health;
 use crate::link::{Arrival, Link, Memory};
 use crate::process;
 use crate::session::{Attester, Outcome, Session};
 use crate::tpm::{self, TpmAttester, TpmDevice};
-use crate::{kmsg, power};
+use crate::{kmsg, power, shutdown};
 
 /// First argument of the supervisor.
 pub const SUPERVISOR: &str = "agent";
@@ -36,10 +37,12 @@ pub const SUPERVISOR: &str = "agent";
 pub const WORKER: &str = "agent-worker";
 
 const NAME: &str = "@lambda-guest";
-const PROGRAM: &str = "/proc/self/exe";
+const OWN_PROGRAM: &str = "/proc/self/exe";
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
-const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
-const SLOW_HEALTH_INTERVAL: Duration = Duration::from_secs(2);
+const SSH_INTERVAL: Duration = Duration::from_millis(100);
+const SLOW_SSH_INTERVAL: Duration = Duration::from_secs(2);
+/// Between two looks at a ready guest's health.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
 /// After this long without sshd, looking for it becomes rarer.
 const SLOW_AFTER: Duration = Duration::from_secs(300);
 const IDLE: Duration = Duration::from_secs(3600);
@@ -67,12 +70,14 @@ pub fn spawn(link: Link, session: &Session) -> std::io::Result<()> {
     let (port, pending) = channel.into_parts();
     let state =
         State { hello: session.hello().clone(), last_read: session.last_read(), memory, pending: pending.into() };
-    let mut child = command(SUPERVISOR).stdin(Stdio::piped()).stdout(port).stderr(Stdio::null()).spawn()?;
+    // Not the initramfs' own file, whose memory would stay for as long as a process runs from it.
+    let mut child =
+        command(shutdown::PROGRAM, SUPERVISOR).stdin(Stdio::piped()).stdout(port).stderr(Stdio::null()).spawn()?;
     hand_over(&mut child, &serde_json::to_vec(&state)?)
 }
 
-fn command(role: &str) -> Command {
-    let mut command = Command::new(PROGRAM);
+fn command(program: &str, role: &str) -> Command {
+    let mut command = Command::new(program);
     command.arg0(NAME).arg(role).env_clear().current_dir("/");
     command
 }
@@ -102,7 +107,7 @@ pub fn supervise() -> ! {
 
 /// Runs one worker to its end and returns the last state that it told.
 fn run_worker(state: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut worker = command(WORKER).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut worker = command(OWN_PROGRAM, WORKER).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let mut latest = state.to_vec();
     let told = hand_over(&mut worker, state);
     if let Some(stderr) = worker.stderr.take() {
@@ -132,10 +137,13 @@ fn start_worker() -> Result<Worker, ChannelError> {
     let state: State = serde_json::from_slice(&read_state()?).map_err(ChannelError::Malformed)?;
     let port = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
     let channel = Channel::over(port, state.pending.0);
+    let health = Health::resumed(&state.memory.degraded);
     Ok(Worker {
         link: Link::resumed(channel, state.memory),
         session: Session::resumed(state.hello, state.last_read),
         started: Instant::now(),
+        looked: Instant::now(),
+        health,
     })
 }
 
@@ -143,6 +151,9 @@ struct Worker {
     link: Link,
     session: Session,
     started: Instant,
+    /// When something was last looked at without being asked.
+    looked: Instant,
+    health: Health,
 }
 
 impl Worker {
@@ -155,7 +166,7 @@ impl Worker {
     }
 
     fn step(&mut self) -> Result<(), ChannelError> {
-        match self.link.receive(Instant::now() + self.interval(), None)? {
+        match self.link.receive(self.looked + self.interval(), None)? {
             Some(Arrival::Broker { seq, body }) => {
                 match self.session.handle(seq, &body, &mut SharedTpm) {
                     Ok(Outcome::Reply(message)) => self.link.say(&message)?,
@@ -170,24 +181,31 @@ impl Worker {
                 shut_down();
                 Ok(())
             }
-            Some(Arrival::Start(_)) => Ok(()),
-            None if self.waits_for_ssh() && TcpStream::connect_timeout(&SSH, HEALTH_INTERVAL).is_ok() => {
-                self.link.enter(GuestPhase::Ready)?;
-                self.tell_state()
-            }
-            None => Ok(()),
+            Some(Arrival::Start(_) | Arrival::Watched) => self.tell_state(),
+            None => self.look(),
         }
     }
 
-    fn waits_for_ssh(&self) -> bool {
-        self.link.memory().phase == GuestPhase::Starting
+    /// Looks whether sshd is there for the first time, and from then on at the guest's health.
+    fn look(&mut self) -> Result<(), ChannelError> {
+        self.looked = Instant::now();
+        let news = match self.link.memory().phase {
+            GuestPhase::Starting if TcpStream::connect_timeout(&SSH, SSH_INTERVAL).is_ok() => {
+                self.link.enter(GuestPhase::Ready)?;
+                true
+            }
+            GuestPhase::Ready => self.link.diagnose(self.health.look())?,
+            _ => false,
+        };
+        if news { self.tell_state() } else { Ok(()) }
     }
 
     fn interval(&self) -> Duration {
-        match (self.waits_for_ssh(), self.started.elapsed() < SLOW_AFTER) {
-            (true, true) => HEALTH_INTERVAL,
-            (true, false) => SLOW_HEALTH_INTERVAL,
-            (false, _) => IDLE,
+        match (self.link.memory().phase, self.started.elapsed() < SLOW_AFTER) {
+            (GuestPhase::Starting, true) => SSH_INTERVAL,
+            (GuestPhase::Starting, false) => SLOW_SSH_INTERVAL,
+            (GuestPhase::Ready, _) => HEALTH_INTERVAL,
+            _ => IDLE,
         }
     }
 

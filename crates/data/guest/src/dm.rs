@@ -1,6 +1,7 @@
-//! dm-verity by the kernel's device-mapper ioctls (`linux/dm-ioctl.h`): no process, no udev, no superblock.
+//! Device mapper by the kernel's own ioctls (`linux/dm-ioctl.h`), no process and no udev: dm-verity without a superblock, and
+//! the removal of a mapping.
 //!
-//! Every parameter comes from the measured command line. A verity superblock would be the host's to choose.
+//! Every parameter of dm-verity comes from the measured command line. A verity superblock would be the host's to choose.
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -19,6 +20,7 @@ const SECTOR_BYTES: u64 = 512;
 const READ_ONLY: u32 = 1;
 
 const CREATE: u8 = 3;
+const REMOVE: u8 = 4;
 const RESUME: u8 = 6;
 const LOAD: u8 = 9;
 
@@ -33,6 +35,16 @@ pub fn create_verity(name: &str, device: &str, root: &RootParameters) -> std::io
     Command::new(LOAD, name, READ_ONLY)?.with_target(sectors, "verity", &verity_table(device, root))?.run(&control)?;
     Command::new(RESUME, name, READ_ONLY)?.run(&control)?;
     Ok(created)
+}
+
+/// Removes a mapping that nothing uses; whatever key it held is wiped.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn remove(name: &str) -> std::io::Result<()> {
+    let control = File::options().read(true).write(true).open("/dev/mapper/control")?;
+    Command::new(REMOVE, name, 0)?.run(&control)?;
+    Ok(())
 }
 
 fn verity_table(device: &str, root: &RootParameters) -> String {

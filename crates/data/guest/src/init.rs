@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use lambda_crypto::{InstanceSecrets, ReleaseKey};
 use lambda_types::BootId;
-use lambda_types::guest::{FailureReason, GuestPhase, Start};
+use lambda_types::guest::{Degradation, FailureReason, GuestPhase, Start};
 
 use crate::agent;
 use crate::channel::Channel;
@@ -24,7 +24,7 @@ use crate::personality::Personality;
 use crate::session::{Outcome, Session, SshHostKey};
 use crate::tpm::{self, TpmAttester, TpmDevice};
 use crate::volume::{self, Expectation, Volume};
-use crate::{kmsg, modules, mounts, network, power, root};
+use crate::{kmsg, modules, mounts, network, power, root, shutdown};
 
 /// How long a guest waits for its release, and for the acknowledgement of a new header pin: 15 minutes, which is long
 /// enough for a person to approve and for a broker to restart, and short enough that a forgotten guest frees its memory.
@@ -109,14 +109,18 @@ fn boot(slot: &mut Option<Link>) -> Result<Infallible, Failure> {
     let volume = machine.join()?;
     let network =
         std::thread::spawn(move || network::configure(&start.network).because(FailureReason::Network, "network"));
-    let pin = volume.mount(secrets.volume_key.expose(), expectation(&secrets)?, Path::new(root::VOLUME))?;
-    if let Some(pin) = pin {
+    let mounted = volume.mount(secrets.volume_key.expose(), expectation(&secrets)?, Path::new(root::VOLUME))?;
+    if !mounted.fits {
+        link.diagnose(vec![Degradation::VolumeNotGrown]).because(FailureReason::Channel, "health")?;
+    }
+    if let Some(pin) = mounted.pin {
         let report = session.report(pin)?;
         link.say(&report).because(FailureReason::Channel, "report")?;
         wait_for_acknowledgement(link, &mut session, &mut attester, pin)?;
     }
     kmsg::say("volume mounted");
     root::mount_overlay()?;
+    shutdown::install()?;
     joined(network, FailureReason::Network)?;
     attester.close()?;
     link.enter(GuestPhase::Starting).because(FailureReason::Channel, "report")?;
@@ -196,7 +200,7 @@ fn wait_for_start(link: &mut Link, machine: &mut Background<Volume>, deadline: I
         match machine.receive(link, deadline)? {
             Some(Arrival::Start(start)) => return Ok(start),
             Some(Arrival::Shutdown) => power::off(),
-            Some(Arrival::Broker { .. }) => {}
+            Some(Arrival::Broker { .. } | Arrival::Watched) => {}
             None => return Err(Failure::new(FailureReason::ReleaseTimeout, "the node never started the session")),
         }
     }
@@ -216,7 +220,7 @@ fn wait_for_release(
                 Outcome::Reply(message) => link.say(&message).because(FailureReason::Channel, "reply")?,
                 Outcome::Ignored | Outcome::Acknowledged(_) => {}
             },
-            Some(Arrival::Start(_)) => {}
+            Some(Arrival::Start(_) | Arrival::Watched) => {}
             Some(Arrival::Shutdown) => power::off(),
             None => {
                 let seen = format!("no release within {RELEASE_BOUND:?}; last broker message: {}", session.last_read());
@@ -241,7 +245,7 @@ fn wait_for_acknowledgement(
                 Outcome::Reply(message) => link.say(&message).because(FailureReason::Channel, "reply")?,
                 Outcome::Acknowledged(_) | Outcome::Ignored | Outcome::Released(_) => {}
             },
-            Some(Arrival::Start(_)) => {}
+            Some(Arrival::Start(_) | Arrival::Watched) => {}
             Some(Arrival::Shutdown) => power::off(),
             None => {
                 return Err(Failure::new(

@@ -10,13 +10,16 @@
 //!
 //! Before the release there is nothing to protect: any failure is reported with its code, and the machine powers off.
 //! After it, secrets live in this process's memory, on tmpfs and on the encrypted volume, and nowhere else: there is no
-//! path that mounts a disk without the volume key. Blocking I/O and few processes, because emulated machines are slow.
+//! path that mounts a disk without the volume key. At the very end the program comes back as PID 1 and closes the volume
+//! ([`shutdown`]). Blocking I/O and few processes, because emulated machines are slow.
 
 pub mod agent;
 pub mod channel;
 pub mod cmdline;
 pub mod dm;
 pub mod failure;
+pub mod filesystem;
+pub mod health;
 pub mod init;
 pub mod kmsg;
 pub mod link;
@@ -29,5 +32,6 @@ pub mod power;
 pub mod process;
 pub mod root;
 pub mod session;
+pub mod shutdown;
 pub mod tpm;
 pub mod volume;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use lambda_types::guest::FailureReason;
-use rustix::mount::{MountFlags, mount, mount_move};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, unmount};
 
 use crate::cmdline::RootParameters;
 use crate::failure::{Because, Failure};
@@ -31,7 +31,8 @@ pub fn mount_lower(parameters: &RootParameters, bound: Duration) -> Result<(), F
     mount(&device, LOWER, "erofs", MountFlags::RDONLY, c"").because(reason, "mount the root file system")
 }
 
-/// Puts the volume's writable layer over the root file system.
+/// Puts the volume's writable layer over the root file system, and leaves both to it alone: with the overlay the volume is
+/// unmounted too ([`crate::shutdown`]).
 ///
 /// # Errors
 /// [`FailureReason::RootAssembly`].
@@ -41,7 +42,8 @@ pub fn mount_overlay() -> Result<(), Failure> {
         std::fs::create_dir_all(folder).because(reason, folder)?;
     }
     let options = c"lowerdir=/lower,upperdir=/volume/upper,workdir=/volume/work";
-    mount("lambda-root", NEW_ROOT, "overlay", MountFlags::empty(), options).because(reason, "overlay")
+    mount("lambda-root", NEW_ROOT, "overlay", MountFlags::empty(), options).because(reason, "overlay")?;
+    [VOLUME, LOWER].into_iter().try_for_each(|layer| unmount(layer, UnmountFlags::empty()).because(reason, layer))
 }
 
 /// Makes the overlay the root of this process and of all that come after, and frees the initramfs.

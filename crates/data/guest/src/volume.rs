@@ -18,9 +18,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lambda_types::guest::FailureReason;
-use rustix::mount::{MountFlags, mount};
 
+use crate::dm;
 use crate::failure::{Because, Failure};
+use crate::filesystem::{self, Aligned, O_DIRECT};
 use crate::luks::{self, HEADER_BYTES, Header, HeaderError, METADATA_BYTES};
 use crate::process::{ProcessError, run};
 
@@ -30,19 +31,19 @@ pub const ROOT_SERIAL: &str = "lambda-root";
 pub const VOLUME_SERIAL: &str = "lambda-volume";
 
 const CRYPTSETUP: &str = "/usr/sbin/cryptsetup";
-const MKFS: &str = "/usr/sbin/mkfs.ext4";
 const MAPPED_NAME: &str = "lambda-volume";
 const MAPPED: &str = "/dev/mapper/lambda-volume";
 const HEADER_COPY: &str = "/run/lambda-header";
 /// A format or an unlock past this bound is given up; emulated machines take about two seconds.
 const TOOL_BOUND: Duration = Duration::from_secs(120);
-const FIRST_BYTES: usize = 1024 * 1024;
-const LAST_BYTES: usize = 128 * 1024;
-/// O_DIRECT wants buffers aligned to the sector.
-const ALIGNMENT: usize = 4096;
-const O_DIRECT: i32 = 0o40000;
 /// cryptsetup's exit code for a passphrase that opens no key slot.
 const WRONG_KEY: i32 = 2;
+
+/// The mappings of an open volume, the upper one first: dm-crypt, and the dm-integrity that cryptsetup puts below it.
+#[must_use]
+pub fn mappings() -> [String; 2] {
+    [MAPPED_NAME.to_owned(), format!("{MAPPED_NAME}_dif")]
+}
 
 /// What the sealed secrets demand of the volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +86,15 @@ pub fn decide(area: &[u8], expectation: Expectation) -> Result<Decision, Failure
     }
 }
 
+/// A volume that is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mounted {
+    /// The pin to report, if there is a new one.
+    pub pin: Option<[u8; 32]>,
+    /// The file system takes what the volume provides.
+    pub fits: bool,
+}
+
 /// A volume whose header has been read, once.
 #[derive(Debug)]
 pub struct Volume {
@@ -108,11 +118,11 @@ impl Volume {
         Ok(Self { device, bytes, area })
     }
 
-    /// Unlocks or initialises the volume and mounts it; returns the pin to report, if there is a new one.
+    /// Unlocks or initialises the volume and mounts it. If it is longer than when it was last used, its file system grows.
     ///
     /// # Errors
     /// The refusal or what failed, by its stable code.
-    pub fn mount(mut self, key: &[u8], expectation: Expectation, target: &Path) -> Result<Option<[u8; 32]>, Failure> {
+    pub fn mount(mut self, key: &[u8], expectation: Expectation, target: &Path) -> Result<Mounted, Failure> {
         let decision = decide(&self.area, expectation)?;
         let pin = match decision {
             Decision::Format => {
@@ -128,15 +138,30 @@ impl Volume {
                 None
             }
         };
+        std::fs::remove_file(HEADER_COPY).because(FailureReason::RootAssembly, "copy of the header")?;
         std::fs::create_dir_all(target).because(FailureReason::RootAssembly, "mount point")?;
-        mount(MAPPED, target, "ext4", MountFlags::NOATIME, c"errors=remount-ro")
-            .because(FailureReason::VolumeIntegrity, "mount the volume")?;
-        Ok(pin)
+        let fits = filesystem::mount_and_grow(Path::new(MAPPED), target)?;
+        Ok(Mounted { pin, fits })
     }
 
+    /// Opens the volume at its full length. dm-integrity finds by itself that its device has grown, and writes so; cryptsetup maps
+    /// what was written before it looked.
     fn unlock(&self, key: &[u8]) -> Result<(), Failure> {
-        self.check_size()?;
+        let reason = FailureReason::VolumeIntegrity;
+        let provided = self.check_size()?;
         std::fs::write(HEADER_COPY, &self.area).because(FailureReason::VolumeKey, "copy of the header")?;
+        self.open_existing(key)?;
+        if self.check_size()? == provided {
+            return Ok(());
+        }
+        mappings()
+            .iter()
+            .try_for_each(|mapping| dm::remove(mapping))
+            .because(reason, "close a volume that has grown")?;
+        self.open_existing(key)
+    }
+
+    fn open_existing(&self, key: &[u8]) -> Result<(), Failure> {
         self.open(key).map_err(|error| {
             let reason = match error.code() {
                 Some(WRONG_KEY) => FailureReason::VolumeKey,
@@ -146,17 +171,21 @@ impl Volume {
         })
     }
 
-    /// dm-integrity's superblock says how much data the volume provides; a device that ends before was truncated.
-    fn check_size(&self) -> Result<(), Failure> {
+    /// dm-integrity's superblock says how many bytes of data the volume provides; a device that ends before was truncated.
+    fn check_size(&self) -> Result<u64, Failure> {
         let reason = FailureReason::VolumeIntegrity;
-        let mut superblock = [0u8; 24];
-        File::open(&self.device)
-            .and_then(|file| file.read_exact_at(&mut superblock, HEADER_BYTES as u64))
+        let mut superblock = Aligned::zeroed();
+        // Past the page cache, which does not see what dm-integrity writes.
+        File::options()
+            .read(true)
+            .custom_flags(O_DIRECT)
+            .open(&self.device)
+            .and_then(|file| file.read_exact_at(superblock.sector(), HEADER_BYTES as u64))
             .because(reason, "integrity superblock")?;
-        let provided = provided_bytes(&superblock)
+        let provided = provided_bytes(superblock.sector())
             .ok_or_else(|| Failure::new(reason, "the volume carries no integrity superblock"))?;
         match provided.checked_add(HEADER_BYTES as u64) {
-            Some(needed) if needed <= self.bytes => Ok(()),
+            Some(needed) if needed <= self.bytes => Ok(provided),
             _ => Err(Failure::new(reason, format!("{} bytes cannot hold {provided} bytes of data", self.bytes))),
         }
     }
@@ -225,7 +254,7 @@ impl Volume {
         self.area = std::fs::read(HEADER_COPY).because(reason, "header in memory")?;
         Header::parse(&self.area).because(reason, "the new header")?;
         self.open(key).because(reason, "first unlock")?;
-        make_file_system().because(reason, "file system")?;
+        filesystem::make(Path::new(MAPPED), TOOL_BOUND).because(reason, "file system")?;
         self.write_header().because(reason, "write the header")
     }
 
@@ -242,49 +271,12 @@ impl Volume {
 }
 
 /// Bytes of data according to a dm-integrity superblock (`struct superblock` in the kernel's `dm-integrity.c`).
-fn provided_bytes(superblock: &[u8; 24]) -> Option<u64> {
+fn provided_bytes(superblock: &[u8]) -> Option<u64> {
     if !superblock.starts_with(b"integrt\0") {
         return None;
     }
-    let sectors = u64::from_le_bytes(*superblock.last_chunk::<8>()?);
+    let sectors = u64::from_le_bytes(*superblock.get(16..)?.first_chunk::<8>()?);
     sectors.checked_mul(512)
-}
-
-/// Makes the file system. A sector that was never written does not authenticate, so that whatever is read before it is
-/// written must be zeroed first: the ends of the device, which mkfs probes, and the journal, which recovery reads.
-fn make_file_system() -> Result<(), Box<dyn std::error::Error>> {
-    zero_ends(Path::new(MAPPED))?;
-    let arguments = [
-        "-q",
-        "-F",
-        "-D",
-        "-b",
-        "4096",
-        "-m",
-        "0",
-        "-O",
-        "sparse_super2",
-        "-J",
-        "size=8",
-        "-E",
-        "num_backup_sb=0,lazy_itable_init=1,lazy_journal_init=0,nodiscard",
-        MAPPED,
-    ];
-    run(MKFS, &arguments, b"", TOOL_BOUND)?;
-    Ok(())
-}
-
-fn zero_ends(device: &Path) -> std::io::Result<()> {
-    let mut file = File::options().read(true).write(true).custom_flags(O_DIRECT).open(device)?;
-    let bytes = file.seek(SeekFrom::End(0))?;
-    let buffer = vec![0u8; FIRST_BYTES + ALIGNMENT];
-    let start = buffer.as_ptr().align_offset(ALIGNMENT);
-    let zeroes = &buffer[start..start + FIRST_BYTES];
-    if bytes < (FIRST_BYTES + LAST_BYTES) as u64 {
-        return Err(std::io::Error::other(format!("the volume provides only {bytes} bytes")));
-    }
-    file.write_all_at(zeroes, 0)?;
-    file.write_all_at(&zeroes[..LAST_BYTES], bytes - LAST_BYTES as u64)
 }
 
 /// The device node of the virtio disk with this serial, waiting up to `bound` for it.

@@ -30,6 +30,8 @@ fn a_guest_boots_to_ssh_keeps_its_data_over_a_restart_and_shuts_down_cleanly() {
     broker.bring_up(&mut machine);
     println!("second boot: {:?}", machine.phases);
     assert_eq!(broker.ssh(&machine, "cat kept").trim(), "kept");
+    let recovered = broker.ssh(&machine, "sudo dmesg | grep 'EXT4-fs.*recovery' || true");
+    assert_eq!(recovered, "", "the file system was unmounted");
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl Broker {
             match machine.receive(BOUND) {
                 FromGuest::ToBroker { body, .. } => return serde_json::from_slice(body.as_slice()).unwrap(),
                 FromGuest::Report { phase: GuestPhase::Failed, reason, .. } => panic!("the guest failed: {reason:?}"),
-                FromGuest::Report { .. } => {}
+                FromGuest::Report { .. } | FromGuest::Health { .. } => {}
             }
         }
     }
@@ -104,7 +104,7 @@ impl Broker {
                 session::FromGuest::Evidence { hello: repeated, evidence } => {
                     assert_eq!(&repeated, hello);
                     let evidence = Evidence::from_json(evidence.as_slice()).unwrap();
-                    let lambda_attest::Report::Tpm(report) = &evidence.report;
+                    let lambda_attest::Report::Tpm(report) = &evidence.report else { panic!("not evidence of a TPM") };
                     let data = report_data(&NONCE, &Binding::from(hello));
                     assert_eq!(report.activation_proof.as_slice(), activation_proof(&CREDENTIAL, &data));
                     return evidence;
@@ -131,7 +131,7 @@ impl Broker {
             match machine.receive(BOUND) {
                 FromGuest::Report { phase: GuestPhase::Ready, .. } => return,
                 FromGuest::Report { phase: GuestPhase::Failed, reason, .. } => panic!("the guest failed: {reason:?}"),
-                FromGuest::Report { .. } => {}
+                FromGuest::Report { .. } | FromGuest::Health { .. } => {}
                 FromGuest::ToBroker { body, .. } => {
                     if let session::FromGuest::Report { sealed } = serde_json::from_slice(body.as_slice()).unwrap() {
                         let Report::Initialised { header_pin } = reports.open_report(sealed.as_slice()).unwrap();
