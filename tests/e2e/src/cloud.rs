@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use crate::customer::{finish, ssh_keygen};
+use crate::disk::Disk;
 use crate::{Customer, wait_for};
 
 /// How to start a cloud.
@@ -20,6 +21,8 @@ pub struct Options {
     pub qemu: Option<PathBuf>,
     /// Stands where the node agent expects swtpm.
     pub swtpm: Option<PathBuf>,
+    /// The data folder is a disk of its own, of this size in MiB.
+    pub disk_mib: Option<u64>,
 }
 
 /// A running cloud; stopped and removed on drop.
@@ -30,6 +33,7 @@ pub struct Cloud {
     up: Option<Child>,
     bin: PathBuf,
     image: PathBuf,
+    disk: Option<Disk>,
     before: BTreeSet<String>,
 }
 
@@ -62,8 +66,10 @@ impl Cloud {
             up: None,
             bin: from_environment("LAMBDA_BIN_DIR"),
             image: from_environment("LAMBDA_IMAGE_DIR"),
+            disk: None,
             before: host(),
         };
+        cloud.disk = cloud.options.disk_mib.map(|mib| Disk::mount(cloud.data(), mib));
         cloud.up();
         cloud
     }
@@ -72,6 +78,15 @@ impl Cloud {
     #[must_use]
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("d")
+    }
+
+    /// The data folder's own disk.
+    ///
+    /// # Panics
+    /// When the cloud was started without one.
+    #[must_use]
+    pub fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("started with a disk")
     }
 
     /// A scratch folder beside it.
@@ -171,6 +186,48 @@ impl Cloud {
         let _ = finish(command, None, Duration::from_secs(5)).ok();
     }
 
+    /// Runs a shell command in the node's network namespace; both streams.
+    #[must_use]
+    pub fn in_namespace(&self, script: &str) -> String {
+        let namespace = format!("--net={}", self.data().join("node/netns").display());
+        let mut command = Command::new("nsenter");
+        command.args([&namespace, "/bin/sh", "-c", script]).stdin(Stdio::null());
+        finish(command, None, Duration::from_secs(10)).all()
+    }
+
+    /// `kill -9` of a role; returns when another process of it was started, and a node agent has spoken to the control plane.
+    ///
+    /// # Panics
+    /// When none is within a minute.
+    pub fn kill(&self, role: &str) {
+        let old = self.pid(role);
+        Self::signal(old, "KILL");
+        let agent = self.data().join("node/ready");
+        wait_for(&format!("another {role}"), Duration::from_secs(60), || {
+            let now = self.endpoint()["pids"][role].as_i64().filter(|pid| *pid != i64::from(old));
+            let now = now.ok_or("none was started")?;
+            let told = std::fs::read_to_string(&agent).unwrap_or_default();
+            let exchanged = role != "node" || told == now.to_string();
+            if exchanged { Ok(()) } else { Err(format!("the agent is {now}, ready is {told}")) }
+        });
+    }
+
+    /// `kill -9` of the supervisor, with which its roles end; then starts it again.
+    ///
+    /// # Panics
+    /// When the roles survive it or another one does not become healthy.
+    pub fn kill_supervisor(&mut self) {
+        let roles = ["gateway", "control", "node"].map(|role| self.pid(role));
+        let mut up = self.up.take().expect("it runs");
+        up.kill().expect("it can be killed");
+        up.wait().expect("it ends");
+        wait_for("the roles to end with their supervisor", Duration::from_secs(10), || {
+            let left: Vec<i32> = roles.into_iter().filter(|pid| crate::node::runs(*pid)).collect();
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        });
+        self.up();
+    }
+
     /// Stops `up` with SIGTERM and waits; guests stay.
     ///
     /// # Panics
@@ -193,6 +250,7 @@ impl Cloud {
         let mut command = self.lambdad(["down", "--now", "--data"]);
         command.arg(self.data());
         let _ = finish(command, None, Duration::from_secs(90)).ok();
+        self.disk = None;
         assert_eq!(self.left_behind(), Vec::<String>::new(), "left behind after down");
         wait_for("the host to be as before the cloud", Duration::from_secs(10), || {
             let new: Vec<String> = host().difference(&self.before).cloned().collect();
@@ -272,6 +330,7 @@ impl Drop for Cloud {
             }
             let mut command = self.lambdad(["down", "--now", "--data"]);
             let _ = command.arg(self.data()).status();
+            self.disk = None;
         } else {
             self.down();
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::wait_for;
+use crate::{Cloud, wait_for};
 
 /// What a finished program said.
 #[derive(Debug)]
@@ -84,6 +84,19 @@ impl Customer {
         self.run(args)
     }
 
+    /// Starts an unattended broker under a policy of the suite's image; it ends when it is dropped.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn broker(&self, cloud: &Cloud) -> Broker {
+        let policy = cloud.scratch().join("policy.json").display().to_string();
+        let _ = self
+            .run(["attest", "policy", "new", "--from", &cloud.image().display().to_string(), "--out", &policy])
+            .ok();
+        Broker(self.command(["broker", "run", "--policy", &policy]).spawn().expect("the broker starts"))
+    }
+
     /// Runs a shell command in an instance over SSH.
     pub fn ssh(&self, name: &str, script: &str) -> Output {
         let key = self.ssh_key.display().to_string();
@@ -105,6 +118,18 @@ impl Customer {
     /// The instance's id.
     pub fn id(&self, name: &str) -> String {
         self.show(name)["id"].as_str().expect("an id").to_owned()
+    }
+}
+
+/// An unattended broker that runs.
+#[derive(Debug)]
+pub struct Broker(Child);
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // Ended already is ended too.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -12,7 +12,9 @@ pub mod canary;
 pub mod capture;
 pub mod cloud;
 pub mod customer;
+pub mod disk;
 pub mod hostile;
+pub mod node;
 pub mod wait;
 
 pub use cloud::Cloud;

@@ -1,78 +1,11 @@
-//! `kill -9` of everything, at each phase of a creation; a full disk; a port in use; a missing QEMU; a broker that is away.
+//! A ready guest that loses its QEMU or its vTPM, daemons that are away, a port in use, a missing QEMU, a broker that is away.
+//! `kills.rs` has each process at each phase of a creation, `full_disk.rs` a full disk.
 
 use std::time::Duration;
 
 use lambda_e2e::cloud::{Options, processes};
-use lambda_e2e::{BOOT, Cloud, Customer, wait_for};
-
-/// Starts a creation in the background and waits until the instance is in one of the states.
-fn create_until(customer: &Customer, name: &str, states: &[&str]) -> std::process::Child {
-    let key = format!("{}.pub", customer.ssh_key.display());
-    let args = [
-        "instance",
-        "create",
-        "--name",
-        name,
-        "--image",
-        "debian-12",
-        "--ssh-key",
-        &key,
-        "--shape",
-        "nano",
-        "--volume-gib",
-        "2",
-    ];
-    let child = customer.command(args).stdout(std::process::Stdio::null()).spawn().expect("the CLI starts");
-    wait_for(&format!("{name} in {states:?}"), BOOT, || {
-        let output = customer.run(["instance", "show", name, "-o", "json"]);
-        let state = serde_json::from_str::<serde_json::Value>(&output.stdout)
-            .ok()
-            .and_then(|value| value["state"].as_str().map(str::to_owned))
-            .ok_or_else(|| output.all())?;
-        if states.contains(&state.as_str()) { Ok(()) } else { Err(state) }
-    });
-    child
-}
-
-/// Pids of this cloud's instances' processes whose program is named `what…`. Their command lines name no folder: they work
-/// in their instance's.
-fn pids(cloud: &Cloud, what: &str) -> Vec<i32> {
-    let instances = cloud.data().join("node/instances");
-    let named = |line: &str| {
-        let program = line.split(' ').next().unwrap_or_default();
-        program.rsplit('/').next().is_some_and(|name| name.starts_with(what))
-    };
-    let within = |pid: i32| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&instances));
-    let found = processes().into_iter().filter(|(pid, line)| named(line) && within(*pid));
-    found.map(|(pid, _)| pid).collect()
-}
-
-#[test]
-fn killing_a_daemon_at_any_phase_of_a_creation_loses_nothing() {
-    let cloud = Cloud::start();
-    let customer = cloud.customer("ada");
-    let phases: [(&str, &[&str]); 3] = [
-        ("control", &["preparing", "booting"]),
-        ("node", &["booting", "attesting"]),
-        ("gateway", &["attesting", "unlocking", "starting"]),
-    ];
-    for (index, (role, states)) in phases.into_iter().enumerate() {
-        let name = format!("i{index}");
-        let mut create = create_until(&customer, &name, states);
-        Cloud::signal(cloud.pid(role), "KILL");
-        let status = wait_for("the creation to end", BOOT, || {
-            create.try_wait().ok().flatten().ok_or_else(|| customer.run(["instance", "why", &name]).all())
-        });
-        assert!(status.success(), "creation with {role} killed: {}", customer.run(["instance", "why", &name]).all());
-        assert_eq!(customer.ssh(&name, "echo alive").ok().trim(), "alive", "after killing {role}");
-        assert_eq!(pids(&cloud, "qemu-system").len(), 1, "one QEMU after killing {role}");
-        let _ = customer.run(["instance", "delete", &name]).ok();
-        wait_for("its processes to end", Duration::from_secs(60), || {
-            let left = [pids(&cloud, "qemu-system"), pids(&cloud, "swtpm")].concat();
-            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
-        });
-    }
-}
+use lambda_e2e::node::{Instance, pids};
+use lambda_e2e::{BOOT, Cloud, wait_for};
 
 #[test]
 fn a_killed_qemu_or_vtpm_is_reported_and_a_start_brings_the_instance_back() {
@@ -116,6 +49,13 @@ fn a_missing_qemu_is_reported_with_its_code() {
     let output = customer.create("web", &[]);
     assert_ne!(output.code, 0);
     assert!(output.all().contains("qemu-start"), "{}", output.all());
+    let shown = customer.show("web");
+    assert_eq!(shown["state"], "failed", "{shown}");
+    let why = customer.run(["instance", "why", "web"]).ok();
+    assert!(why.contains("QEMU did not start") && why.contains("[qemu-start]"), "{why}");
+    let web = Instance::new(&cloud, customer.id("web"));
+    assert_eq!(web.processes(), Vec::<i32>::new());
+    assert_eq!([web.leftovers(), web.network(&cloud)].concat(), Vec::<String>::new());
 }
 
 #[test]
@@ -128,6 +68,10 @@ fn a_port_in_use_is_named() {
     let output = lambda_e2e::customer::finish(command, None, Duration::from_secs(60));
     assert_ne!(output.code, 0);
     assert!(output.all().contains(&gateway), "the address is named: {}", output.all());
+    let mark = other.display().to_string();
+    let left: Vec<_> = processes().into_iter().filter(|(_, line)| line.contains(&mark)).collect();
+    assert!(left.is_empty(), "nothing of it was started: {left:?}");
+    let _ = cloud.customer("ada").run(["instance", "list"]).ok();
 }
 
 #[test]
@@ -139,18 +83,23 @@ fn a_broker_that_is_away_for_a_minute_is_waited_for() {
         let why = customer.run(["instance", "why", "web", "-o", "json"]).stdout;
         if why.contains("awaiting-broker") { Ok(()) } else { Err(why) }
     });
+    let (qemu, boot) = (pids(&cloud, "qemu-system"), customer.show("web")["boot"].clone());
     // The condition states how long the guest will wait; a minute passes with nobody there.
     let away = std::time::Instant::now();
     wait_for("a minute without a broker", Duration::from_secs(90), || {
         if away.elapsed() >= Duration::from_secs(60) { Ok(()) } else { Err("waiting".into()) }
     });
-    let policy = cloud.scratch().join("policy.json").display().to_string();
-    let _ = customer.run(["policy", "new", "--from", &cloud.image().display().to_string(), "--out", &policy]).ok();
-    let mut broker = customer.command(["broker", "run", "--policy", &policy]).spawn().expect("the broker starts");
+    let shown = customer.show("web");
+    let (state, conditions) = (&shown["state"], shown["conditions"].as_array().expect("a list"));
+    assert_eq!(state, "attesting", "{shown}");
+    let waits = conditions.iter().find(|it| it["kind"] == "awaiting-broker").expect("it still waits for its broker");
+    assert!(waits["until_ms"].as_u64() > waits["since_ms"].as_u64(), "the wait is bounded: {waits}");
+    assert_eq!((pids(&cloud, "qemu-system"), &shown["boot"]), (qemu.clone(), &boot), "the same boot waits");
+    let broker = customer.broker(&cloud);
     wait_for("the instance to be ready", BOOT, || {
         let state = customer.show("web")["state"].clone();
         if state == "ready" { Ok(()) } else { Err(state.to_string()) }
     });
-    let _ = broker.kill();
-    let _ = broker.wait();
+    assert_eq!((pids(&cloud, "qemu-system"), &customer.show("web")["boot"]), (qemu, &boot), "and is ready");
+    drop(broker);
 }

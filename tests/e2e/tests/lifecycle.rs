@@ -43,7 +43,9 @@ fn copying_files_and_an_unattended_broker_work() {
     let cloud = Cloud::start();
     let customer = cloud.customer("grace");
     let policy = cloud.scratch().join("policy.json").display().to_string();
-    let _ = customer.run(["policy", "new", "--from", &cloud.image().display().to_string(), "--out", &policy]).ok();
+    let _ = customer
+        .run(["attest", "policy", "new", "--from", &cloud.image().display().to_string(), "--out", &policy])
+        .ok();
     let mut broker = customer.command(["broker", "run", "--policy", &policy]).spawn().expect("the broker starts");
 
     let _ = customer.create("batch", &["--detach"]).ok();

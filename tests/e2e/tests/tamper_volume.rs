@@ -3,8 +3,12 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lambda_e2e::{Cloud, Customer};
+
+/// A guest looks every 5 s; the rest is for a busy host.
+const NOTICED: Duration = Duration::from_secs(60);
 
 /// A stopped instance `web` with a file on its volume, and where the operator keeps that volume.
 fn stopped(cloud: &Cloud, customer: &Customer, name: &str) -> PathBuf {
@@ -100,6 +104,13 @@ fn a_modified_ciphertext_block_reads_as_an_error_never_as_data() {
     let after = customer.ssh("web", "sha256sum /var/lib/big");
     assert_ne!(after.code, 0, "before {before}, after {}", after.all());
     assert!(after.all().contains("Input/output error"), "{}", after.all());
+
+    // The guest noticed, and the condition has its name; the instance runs on.
+    let said = lambda_e2e::wait_for("a condition that names the volume", NOTICED, || {
+        let said = customer.run(["instance", "why", "web"]).all();
+        if said.contains("[volume-integrity] [degraded;") { Ok(said) } else { Err(said) }
+    });
+    assert!(said.contains("is ready"), "{said}");
 }
 
 /// The longest run of allocated bytes of a sparse file.
