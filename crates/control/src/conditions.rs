@@ -187,6 +187,7 @@ fn guest_sentence(reason: FailureReason) -> String {
         FailureReason::KernelModule
         | FailureReason::Channel
         | FailureReason::Tpm
+        | FailureReason::Tee
         | FailureReason::VolumeInitialise
         | FailureReason::PinUnacknowledged
         | FailureReason::RootAssembly

@@ -156,6 +156,8 @@ pub enum FailureReason {
     Channel,
     /// The vTPM did not answer or refused a command.
     Tpm,
+    /// The confidential processor gave no report.
+    Tee,
     /// No release arrived within the guest's bound.
     ReleaseTimeout,
     /// The customer's broker refused the evidence.
@@ -194,6 +196,7 @@ impl FailureReason {
             Self::KernelModule => "kernel-module",
             Self::Channel => "channel",
             Self::Tpm => "tpm",
+            Self::Tee => "tee",
             Self::ReleaseTimeout => "release-timeout",
             Self::ReleaseRefused => "release-refused",
             Self::ReleaseInvalid => "release-invalid",

@@ -28,7 +28,8 @@ use crate::health::Health;
 use crate::link::{Arrival, Link, Memory};
 use crate::process;
 use crate::session::{Attester, Outcome, Session};
-use crate::tpm::{self, TpmAttester, TpmDevice};
+use crate::tpm;
+use crate::trust::RootOfTrust;
 use crate::{kmsg, power, shutdown};
 
 /// First argument of the supervisor.
@@ -168,7 +169,7 @@ impl Worker {
     fn step(&mut self) -> Result<(), ChannelError> {
         match self.link.receive(self.looked + self.interval(), None)? {
             Some(Arrival::Broker { seq, body }) => {
-                match self.session.handle(seq, &body, &mut SharedTpm) {
+                match self.session.handle(seq, &body, &mut SharedTrust) {
                     Ok(Outcome::Reply(message)) => self.link.say(&message)?,
                     Ok(Outcome::Ignored | Outcome::Acknowledged(_) | Outcome::Released(_)) => {}
                     Err(failure) => kmsg::say(&failure.to_string()),
@@ -238,12 +239,11 @@ fn shut_down() {
     }
 }
 
-/// The vTPM behind the kernel's resource manager, opened for one answer only.
-struct SharedTpm;
+/// The vTPM behind the kernel's resource manager, or the processor: opened for one answer only.
+struct SharedTrust;
 
-impl Attester for SharedTpm {
+impl Attester for SharedTrust {
     fn attest(&mut self, hello: &Hello, challenge: &Challenge) -> Result<Vec<u8>, Failure> {
-        let device = TpmDevice::open(tpm::SHARED_DEVICE, TPM_BOUND)?;
-        TpmAttester::new(device, tpm::event_log()?)?.attest(hello, challenge)
+        RootOfTrust::find(tpm::SHARED_DEVICE, TPM_BOUND)?.attest(hello, challenge)
     }
 }

@@ -22,7 +22,8 @@ use crate::failure::{Because, Failure};
 use crate::link::{Arrival, Link};
 use crate::personality::Personality;
 use crate::session::{Outcome, Session, SshHostKey};
-use crate::tpm::{self, TpmAttester, TpmDevice};
+use crate::tpm;
+use crate::trust::RootOfTrust;
 use crate::volume::{self, Expectation, Volume};
 use crate::{kmsg, modules, mounts, network, power, root, shutdown};
 
@@ -89,7 +90,7 @@ fn lost() -> Failure {
 
 fn boot(slot: &mut Option<Link>) -> Result<Infallible, Failure> {
     let link = slot.as_mut().ok_or_else(lost)?;
-    let attester = std::thread::spawn(load_tpm);
+    let attester = std::thread::spawn(find_root_of_trust);
     let mut machine = Background::spawn(prepare_machine);
     let deadline = Instant::now() + RELEASE_BOUND;
     let ssh_host_key = SshHostKey::generate()?;
@@ -98,7 +99,7 @@ fn boot(slot: &mut Option<Link>) -> Result<Infallible, Failure> {
     let mut attester = joined(attester, FailureReason::Tpm)?;
     let identity = attester.identity(start.ek_chain.clone())?;
     let boot = link.memory().boot;
-    let mut session = Session::new(start.instance, boot, release_key, ssh_host_key.public.clone(), Some(identity));
+    let mut session = Session::new(start.instance, boot, release_key, ssh_host_key.public.clone(), identity);
     let hello = lambda_types::session::FromGuest::Hello(session.hello().clone());
     link.say(&hello).because(FailureReason::Channel, "hello")?;
     let secrets = wait_for_release(link, &mut machine, &mut session, &mut attester, deadline)?;
@@ -131,14 +132,14 @@ fn boot(slot: &mut Option<Link>) -> Result<Infallible, Failure> {
     Err(Command::new("/sbin/init").exec()).because(FailureReason::RootAssembly, "/sbin/init")
 }
 
-fn load_tpm() -> Result<TpmAttester<TpmDevice>, Failure> {
-    let device = TpmDevice::open(tpm::DEVICE, DEVICE_BOUND)?;
-    TpmAttester::new(device, tpm::event_log()?)
+fn find_root_of_trust() -> Result<RootOfTrust, Failure> {
+    RootOfTrust::find(tpm::DEVICE, DEVICE_BOUND)
 }
 
 /// Everything that needs no secret, done while the evidence is on its way.
 fn prepare_machine() -> Result<Volume, Failure> {
     modules::load_all(Path::new(modules::FOLDER))?;
+    mounts::mount_configfs()?;
     kmsg::say("modules loaded");
     root::mount_lower(&RootParameters::of_this_boot()?, DEVICE_BOUND)?;
     kmsg::say("root file system mapped");
@@ -210,7 +211,7 @@ fn wait_for_release(
     link: &mut Link,
     machine: &mut Background<Volume>,
     session: &mut Session,
-    attester: &mut TpmAttester<TpmDevice>,
+    attester: &mut RootOfTrust,
     deadline: Instant,
 ) -> Result<Box<InstanceSecrets>, Failure> {
     loop {
@@ -234,7 +235,7 @@ fn wait_for_release(
 fn wait_for_acknowledgement(
     link: &mut Link,
     session: &mut Session,
-    attester: &mut TpmAttester<TpmDevice>,
+    attester: &mut RootOfTrust,
     pin: [u8; 32],
 ) -> Result<(), Failure> {
     let deadline = Instant::now() + RELEASE_BOUND;

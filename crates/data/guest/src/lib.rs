@@ -34,4 +34,6 @@ pub mod root;
 pub mod session;
 pub mod shutdown;
 pub mod tpm;
+pub mod trust;
+pub mod tsm;
 pub mod volume;

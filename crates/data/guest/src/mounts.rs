@@ -30,6 +30,18 @@ pub fn mount_kernel_file_systems() -> Result<(), Failure> {
     Ok(())
 }
 
+/// Mounts configfs where the kernel has it: confidential processors give their reports through it.
+///
+/// # Errors
+/// [`FailureReason::Tee`].
+pub fn mount_configfs() -> Result<(), Failure> {
+    const TARGET: &str = "/sys/kernel/config";
+    if !Path::new(TARGET).is_dir() {
+        return Ok(());
+    }
+    mount("configfs", TARGET, "configfs", NO_PROGRAMS, c"").because(FailureReason::Tee, TARGET)
+}
+
 /// Moves what [`mount_kernel_file_systems`] mounted into the new root.
 ///
 /// # Errors

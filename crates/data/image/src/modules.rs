@@ -9,7 +9,7 @@ use crate::elf;
 use crate::error::{Error, Result};
 
 /// What a guest needs before its root file system is there. What the kernel has built in is skipped.
-const WANTED: [&str; 20] = [
+const WANTED: [&str; 23] = [
     "virtio_blk",
     "virtio_net",
     "virtio_console",
@@ -30,10 +30,14 @@ const WANTED: [&str; 20] = [
     "seqiv",
     "algif_aead",
     "algif_skcipher",
+    "tsm",
+    "sev_guest",
+    "tdx_guest",
 ];
 
 /// Modules that some kernels do not have under this name, because the code is built in or moved.
-const OPTIONAL: [&str; 4] = ["crc32c_intel", "crc32c_generic", "ghash_clmulni_intel", "dm_mod"];
+const OPTIONAL: [&str; 7] =
+    ["crc32c_intel", "crc32c_generic", "ghash_clmulni_intel", "dm_mod", "tsm", "sev_guest", "tdx_guest"];
 
 /// One module, uncompressed.
 pub(crate) struct Module {

@@ -1,7 +1,9 @@
 //! The one place where the broker asks the verifier. A trait, so that the broker's own faults can be tested without a TPM.
 
+use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use lambda_attest::pki::PkiError;
 use lambda_attest::{
     Anchors, Collateral, Endorsements, Evidence, Expectation, Policy, TpmClock, UnixTime, Verdict, challenge, verify,
 };
@@ -12,6 +14,9 @@ use lambda_types::shape::Shape;
 use super::RealOutstanding;
 use crate::collateral::Cache;
 use crate::{Error, files};
+
+/// Made once: they remember which of the vendors' signatures held.
+static ANCHORS: LazyLock<Result<Anchors, PkiError>> = LazyLock::new(Anchors::vendor);
 
 /// What accepted evidence vouches for.
 pub(super) struct Accepted {
@@ -93,11 +98,11 @@ impl Judge for AttestJudge {
             Err(error) => return Judged::Unreadable(error.to_string()),
         };
         let expectation = Expectation { instance: hello.instance, boot: hello.boot, outstanding, previous };
-        let anchors = match Anchors::vendor() {
+        let anchors = match ANCHORS.as_ref() {
             Ok(anchors) => anchors,
             Err(error) => return Judged::Unreadable(error.to_string()),
         };
-        let endorsements = Endorsements { anchors: &anchors, collateral };
+        let endorsements = Endorsements { anchors, collateral };
         let judgement = verify(&evidence, &expectation, policy, &endorsements, now());
         let verdict = Box::new(judgement.verdict);
         match judgement.attested {
