@@ -11,6 +11,9 @@ pub const LAMBDA_PCRS: [u8; 9] = [0, 1, 2, 3, 4, 5, 6, 7, 9];
 /// PCRs of a PC Client TPM.
 const PCR_COUNT: u8 = 24;
 
+/// Most octets of a register map (TPM 2.0 Part 2, PCR_SELECT_MAX): 32 registers.
+const MAX_SELECT: u8 = 4;
+
 /// Most banks in one selection.
 const MAX_BANKS: u32 = 16;
 
@@ -76,9 +79,12 @@ impl PcrSelection {
         let mut banks = Vec::new();
         for _ in 0..count {
             let hash = reader.u16()?;
-            let size = usize::from(reader.u8()?);
+            let size = reader.u8()?;
+            if size > MAX_SELECT {
+                return Err(Error::Malformed { what, why: "more than 32 registers" });
+            }
             let mut pcrs = Vec::new();
-            for (byte_index, byte) in (0u8..).zip(reader.take(size)?) {
+            for (byte_index, byte) in (0..MAX_SELECT).zip(reader.take(usize::from(size))?) {
                 for bit in 0u8..8 {
                     if byte.checked_shr(u32::from(bit)).unwrap_or(0) & 1 == 1 {
                         pcrs.push(byte_index.saturating_mul(8).saturating_add(bit));

@@ -157,3 +157,16 @@ fn a_tpm_that_makes_another_key_than_asked_is_refused() {
     let body = body(&unrestricted.encode().unwrap());
     assert!(matches!(Tpm::new(Canned(answer(&body, 0), 0)).create_ak(), Err(Error::Malformed { .. })));
 }
+
+#[test]
+fn a_register_map_longer_than_any_tpm_has_is_refused() {
+    let good = quote();
+    // One SHA-256 bank with a map of 3 octets stands just before the digest.
+    let at = good.windows(6).position(|bytes| bytes == [0, 0, 0, 1, 0, 0x0b]).unwrap() + 6;
+    assert_eq!(good[at], 3);
+    for size in [5, 255] {
+        let map = vec![0xff; usize::from(size)];
+        let bent = [&good[..at], &[size], &map, &good[at + 4..]].concat();
+        assert!(matches!(Quote::parse(&bent), Err(Error::Malformed { .. })), "{size} octets");
+    }
+}
