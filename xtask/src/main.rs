@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod demo;
 mod docs;
+mod fuzz;
 mod layers;
 mod mutate;
 mod packages;
@@ -35,6 +36,8 @@ enum Command {
     Test(suite::Options),
     /// Measure, and print a table. It asserts nothing.
     Bench(bench::Options),
+    /// Feed the verifier's parsers what nobody would write.
+    Fuzz(fuzz::Options),
     /// Build the guest image that the demo and the tests use, and print its folder.
     Image {
         /// Build it even when one for the same guest is in the cache.
@@ -68,6 +71,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => suite::run_suite(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Fuzz(options) => fuzz::fuzz(&options),
         Command::Image { force } => {
             setup::run(setup::Purpose::Run)?;
             println!("{}", build::image(&build::binaries(build::Profile::Demo)?, force)?.display());

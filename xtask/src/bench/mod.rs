@@ -1,6 +1,7 @@
 //! `./x bench`: measures on this machine, in one run, and prints a table. It asserts nothing: a time that fails on a busy
 //! machine proves nothing, a table that is compared does.
 
+mod attest;
 mod boot;
 mod cloud;
 mod memory;
@@ -22,6 +23,8 @@ enum Part {
     Share,
     /// Memory of the daemons.
     Memory,
+    /// The verifier of evidence, beside other verifiers.
+    Attest,
 }
 
 /// What to measure.
@@ -35,6 +38,9 @@ pub(crate) struct Options {
     /// Creations against a stub of QEMU.
     #[arg(long, default_value_t = 100)]
     creations: usize,
+    /// Verifications of each piece of evidence by each verifier.
+    #[arg(long, default_value_t = 300)]
+    verifications: usize,
 }
 
 /// One line of the table.
@@ -53,17 +59,29 @@ impl Row {
 
 /// Measures everything and prints it. What cannot be measured is said, and the rest goes on.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    setup::run(setup::Purpose::Everything)?;
-    let binaries = build::binaries(Profile::Demo)?;
-    let image = build::image(&binaries, false)?;
+    let parts: Vec<Part> =
+        Part::value_variants().iter().copied().filter(|part| options.part.is_none_or(|only| only == *part)).collect();
+    // The verifier needs no cloud.
+    let cloud = if parts.iter().any(|part| *part != Part::Attest) {
+        setup::run(setup::Purpose::Everything)?;
+        let binaries = build::binaries(Profile::Demo)?;
+        let image = build::image(&binaries, false)?;
+        Some((binaries, image))
+    } else {
+        None
+    };
     let mut rows = Vec::new();
     let mut failed = 0;
-    for part in Part::value_variants().iter().filter(|part| options.part.is_none_or(|only| only == **part)) {
+    for part in parts {
         say(&format!("==> measuring: {part:?}"));
-        let measured = match part {
-            Part::Boot => boot::measure(&binaries, &image, options.boots),
-            Part::Share => share::measure(&binaries, &image, options.creations),
-            Part::Memory => memory::measure(&binaries, &image),
+        let measured = match (part, &cloud) {
+            (Part::Boot, Some((binaries, image))) => boot::measure(binaries, image, options.boots),
+            (Part::Share, Some((binaries, image))) => share::measure(binaries, image, options.creations),
+            (Part::Memory, Some((binaries, image))) => memory::measure(binaries, image),
+            (Part::Attest, _) => attest::measure(options.verifications),
+            (Part::Boot | Part::Share | Part::Memory, None) => {
+                anyhow::bail!("{part:?} needs the programs and the image")
+            }
         };
         match measured {
             Ok(more) => rows.extend(more),
