@@ -70,7 +70,10 @@ fn one(name: &str, real: &[&str], seconds: u32) -> Result<()> {
     let evidence = std::env::var_os("LAMBDA_FIXTURES")
         .map_or_else(|| paths::repository().join("../shared/fixtures"), PathBuf::from);
     let mut command = cargo_fuzz()?;
-    command.args(["run", "--fuzz-dir", ".", "--sanitizer", "none", name]).arg(corpus).arg(folder.join("seeds").join(name));
+    command
+        .args(["run", "--fuzz-dir", ".", "--sanitizer", "none", name])
+        .arg(corpus)
+        .arg(folder.join("seeds").join(name));
     command.args(real.iter().map(|kind| evidence.join(kind)).filter(|path| path.is_dir()));
     command.arg("--").args([format!("-max_total_time={seconds}"), format!("-max_len={MAX_BYTES}")]).args(BOUNDS);
     run(command.args(["-print_final_stats=1", "-verbosity=0"]))
