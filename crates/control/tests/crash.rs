@@ -2,6 +2,8 @@
 #![allow(missing_docs)]
 
 mod common;
+#[path = "crash/operations.rs"]
+mod operations;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -17,9 +19,9 @@ use sqlx::Row as _;
 
 const FOLDER: &str = "LAMBDA_TEST_CONTROL_FOLDER";
 
-/// Not a test: the control plane process that the test below kills.
+/// Not a test: the control plane process that the tests of this file kill.
 #[tokio::test]
-#[ignore = "run by a_killed_control_plane_loses_nothing_that_it_acknowledged"]
+#[ignore = "run by the tests of this file, which kill it"]
 async fn control_process() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -123,25 +125,33 @@ async fn try_create(customer: &Customer, id: InstanceId) -> bool {
     matches!(answer, Ok((status, _, _)) if status == 202)
 }
 
-/// What each node has given out is the sum of what its instances hold; every instance has its audit entry.
+/// The sums hold; every instance has its audit entry and its remembered answer.
 async fn books_balance(database: &std::path::Path) {
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(database);
     let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    sums_hold(&pool).await;
     let one = async |sql: &'static str| -> i64 { sqlx::query(sql).fetch_one(&pool).await.unwrap().get(0) };
-    assert_eq!(
-        one("SELECT COALESCE(SUM(vcpus_used), 0) FROM nodes").await,
-        one("SELECT COUNT(*) FROM instances WHERE compute_held = 1").await
-    );
+    let created = one("SELECT COUNT(*) FROM audit WHERE event LIKE '%\"instance-created\"%'").await;
+    assert_eq!(created, one("SELECT COUNT(*) FROM instances").await);
+    assert_eq!(created, one("SELECT COUNT(*) FROM idempotency").await);
+}
+
+/// What each node has given out is the sum of what its instances hold (all of them nano), no audit entry is missing, no node
+/// was ahead of the store, and the file and its constraints are whole.
+async fn sums_hold(pool: &sqlx::SqlitePool) {
+    let one = async |sql: &'static str| -> i64 { sqlx::query(sql).fetch_one(pool).await.unwrap().get(0) };
+    let held = one("SELECT COUNT(*) FROM instances WHERE compute_held = 1").await;
+    assert_eq!(one("SELECT COALESCE(SUM(vcpus_used), 0) FROM nodes").await, held);
+    assert_eq!(one("SELECT COALESCE(SUM(memory_used_mib), 0) FROM nodes").await, held * 512);
     assert_eq!(
         one("SELECT COALESCE(SUM(disk_used_gib), 0) FROM nodes").await,
         one("SELECT COALESCE(SUM(volume_gib), 0) FROM instances WHERE node IS NOT NULL").await
     );
-    let created = one("SELECT COUNT(*) FROM audit WHERE event LIKE '%\"instance-created\"%'").await;
-    assert_eq!(created, one("SELECT COUNT(*) FROM instances").await);
-    assert_eq!(created, one("SELECT COUNT(*) FROM idempotency").await);
     assert_eq!(one("SELECT COUNT(*) FROM audit").await, one("SELECT MAX(seq) FROM audit").await);
-    let row = sqlx::query("PRAGMA integrity_check").fetch_one(&pool).await.unwrap();
+    assert_eq!(one("SELECT COUNT(*) FROM audit WHERE event LIKE '%-adopted\"%'").await, 0);
+    let row = sqlx::query("PRAGMA integrity_check").fetch_one(pool).await.unwrap();
     assert_eq!(row.get::<String, _>(0), "ok");
+    assert!(sqlx::query("PRAGMA foreign_key_check").fetch_all(pool).await.unwrap().is_empty());
 }
 
 #[tokio::test]

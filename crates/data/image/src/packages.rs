@@ -8,7 +8,7 @@ use crate::apt::{self, Mirrors};
 use crate::error::{Error, Result};
 use crate::hash;
 use crate::host_tools;
-use crate::lock::{Archive, Lock, Package, Use};
+use crate::lock::{Lock, Package, Use};
 use crate::tool::Tool;
 
 /// Locked packages, all of them present and checked.
@@ -68,8 +68,14 @@ pub fn default_cache() -> PathBuf {
     base.unwrap_or_else(home).join("lambda/packages")
 }
 
-/// Downloads what the cache lacks and returns what could not be had.
-fn download(lock: &Lock, mirrors: &Mirrors, cache: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Vec<Package>> {
+/// Downloads what the cache lacks and returns what the mirror says it does not have. Any other failure is an error, its
+/// reason told for each package.
+pub(crate) fn download(
+    lock: &Lock,
+    mirrors: &Mirrors,
+    cache: &Path,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<Package>> {
     let missing: Vec<&Package> = lock.packages.iter().filter(|package| !present(cache, package)).collect();
     if missing.is_empty() {
         return Ok(Vec::new());
@@ -80,33 +86,54 @@ fn download(lock: &Lock, mirrors: &Mirrors, cache: &Path, progress: &mut dyn FnM
         .prefix("partial-")
         .tempdir_in(cache)
         .map_err(Error::io("creating a folder in", cache))?;
-    let fetch = |packages: &[&Package]| {
-        let mut tool = Tool::new("/usr/lib/apt/apt-helper")
-            .args(["-o", "APT::Sandbox::User=root", "download-file"])
-            .limit(Duration::from_secs(1800));
-        for package in packages {
-            let base = mirrors.base(package.archive);
-            tool = tool
-                .arg(format!("{base}/{}", encode_path(&package.filename)))
-                .arg(partial.path().join(package.cache_name()))
-                .arg(format!("SHA256:{}", package.sha256));
-        }
-        tool.finish()
-    };
-    let first = fetch(&missing)?;
-    let took = |package: &Package| adopt(&partial.path().join(package.cache_name()), cache, package);
-    let mut left = Vec::new();
+    let mut tool = Tool::new("/usr/lib/apt/apt-helper")
+        .args(["-q", "-o", "APT::Sandbox::User=root", "download-file"])
+        .limit(Duration::from_secs(1800));
+    for package in &missing {
+        tool = tool
+            .arg(url(mirrors, package))
+            .arg(partial.path().join(package.cache_name()))
+            .arg(format!("SHA256:{}", package.sha256));
+    }
+    let finished = tool.finish()?;
+    let told = String::from_utf8_lossy(&finished.output);
+    let (mut gone, mut broken) = (Vec::new(), Vec::new());
     for package in missing {
-        if !took(package)? {
-            left.push(package);
+        if adopt(&partial.path().join(package.cache_name()), cache, package)? {
+            continue;
+        }
+        match reason(&told, &url(mirrors, package)) {
+            Some(reason) if is_not_found(reason) => gone.push(package.clone()),
+            other => broken.push((package, other.unwrap_or(&finished.errors).to_owned())),
         }
     }
-    if !left.is_empty() && !first.errors.contains("404") {
-        let names = left.iter().map(|package| package.name.clone()).collect();
-        progress(Progress::Notice(format!("apt-helper: {}", first.errors)));
-        return Err(Error::Download { names, mirror: mirrors.base(Archive::Debian).to_owned() });
+    let Some((first, _)) = broken.first() else { return Ok(gone) };
+    let mirror = mirrors.base(first.archive).to_owned();
+    for (package, reason) in &broken {
+        progress(Progress::Notice(format!("{} {}: {reason}", package.name, package.version)));
     }
-    Ok(left.into_iter().cloned().collect())
+    Err(Error::Download { names: broken.into_iter().map(|(package, _)| package.name.clone()).collect(), mirror })
+}
+
+fn url(mirrors: &Mirrors, package: &Package) -> String {
+    format!("{}/{}", mirrors.base(package.archive), encode_path(&package.filename))
+}
+
+/// What apt-helper says of a URL that it gave up on: `Err:3 URL`, and the reason indented on the next line.
+fn reason<'a>(told: &'a str, url: &str) -> Option<&'a str> {
+    let mut lines = told.lines();
+    while let Some(line) = lines.next() {
+        let failed = line.strip_prefix("Err:").and_then(|rest| rest.split_once(' '));
+        if failed.is_some_and(|(_, failed)| failed.trim_end() == url) {
+            return lines.next().and_then(|reason| reason.strip_prefix("  ")).map(str::trim);
+        }
+    }
+    None
+}
+
+/// Whether a reason is the server's answer that there is no such file: `404  Not Found [IP: …]`.
+fn is_not_found(reason: &str) -> bool {
+    reason.split_whitespace().next() == Some("404")
 }
 
 /// Moves a complete download into the cache.
