@@ -16,7 +16,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 
 use args::{Attest, Broker, Cli, Collateral, Command, Format, Image, Instance, Key, Policy, PolicyKey};
-use commands::{attest, broker, collateral, connect, create, image, instance, key, policy, ssh, tunnel};
+use commands::attest::{collateral, policy};
+use commands::{attest, broker, connect, create, image, instance, key, ssh, tunnel};
 use exit::Failure;
 
 fn main() -> ExitCode {

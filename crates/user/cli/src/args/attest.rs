@@ -39,10 +39,21 @@ who trust whoever recorded it.")]
 Exit codes: 0 nothing wrong, 3 something is wrong, 2 not an event log.")]
     Eventlog(EventlogArgs),
     /// Keeps what AMD and Intel publish about their hardware.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  lambda attest collateral fetch web-evidence.json
+  lambda attest collateral show"
+    )]
     Collateral(Collateral),
     /// Writes, shows, signs and checks release policies.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  lambda attest policy new --from ./debian-12 --out policy.json
+  lambda attest policy sign policy.json --key policy.key
+  lambda attest policy check policy.json"
+    )]
     Policy(Policy),
 }
 
@@ -298,7 +309,10 @@ pinned, signed by it; 3 not; 2 not a policy.")]
         keys: Vec<PathBuf>,
     },
     /// Makes, shows and pins the keys that sign policies and bundles of collateral.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  lambda attest policy key new policy.key\n  lambda attest policy key pin policy.pub"
+    )]
     Key(PolicyKey),
 }
 

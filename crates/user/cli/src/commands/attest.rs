@@ -1,6 +1,8 @@
-//! `lambda instance attest` and `lambda attest inspect|verify|eventlog`: verdicts.
+//! `lambda instance attest` and `lambda attest …`: verdicts, and the policies and collateral behind them.
 
+pub(crate) mod collateral;
 mod eventlog;
+pub(crate) mod policy;
 mod subject;
 
 use std::path::Path;
@@ -15,7 +17,7 @@ use lambda_sdk::files;
 use serde::Serialize;
 
 use crate::args::{AttestInstance, Format, Inspect, Verify};
-use crate::commands::{customer, policy};
+use crate::commands::customer;
 use crate::exit::{Failure, REFUSED};
 use crate::output::{self, Show, table};
 

@@ -6,8 +6,8 @@ use lambda_sdk::broker::Event;
 use lambda_sdk::broker::daemon::{self, Notice};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::commands::attest::summary;
-use crate::commands::{customer, policy};
+use crate::commands::attest::{policy, summary};
+use crate::commands::customer;
 use crate::exit::Failure;
 use crate::output;
 

@@ -13,9 +13,9 @@ use lambda_types::InstanceId;
 use lambda_types::instance::VOLUME_GIB;
 
 use crate::args::{self, Boot, Create, Format, Run};
-use crate::commands::attest::summary;
+use crate::commands::attest::{policy, summary};
+use crate::commands::customer;
 use crate::commands::instance::View;
-use crate::commands::{customer, policy};
 use crate::exit::Failure;
 use crate::output;
 use crate::progress::Progress;

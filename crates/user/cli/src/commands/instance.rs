@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::args::{Format, Name, Resize, Run};
+use crate::commands::attest::policy::sha256;
 use crate::commands::customer;
-use crate::commands::policy::sha256;
 use crate::exit::Failure;
 use crate::output::{self, Show, age, table};
 

@@ -2,13 +2,11 @@
 
 pub(crate) mod attest;
 pub(crate) mod broker;
-pub(crate) mod collateral;
 pub(crate) mod connect;
 pub(crate) mod create;
 pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod key;
-pub(crate) mod policy;
 pub(crate) mod ssh;
 pub(crate) mod tunnel;
 

@@ -12,7 +12,7 @@ mod secrets;
 use bench::Bench;
 
 /// Every command a person can type, without arguments.
-const COMMANDS: [&str; 34] = [
+const COMMANDS: [&str; 35] = [
     "connect",
     "instance create",
     "instance list",
@@ -20,6 +20,7 @@ const COMMANDS: [&str; 34] = [
     "instance start",
     "instance stop",
     "instance restart",
+    "instance resize",
     "instance delete",
     "instance attest",
     "instance why",
@@ -49,19 +50,20 @@ const COMMANDS: [&str; 34] = [
     "completions",
 ];
 
+/// Every group of commands.
+const GROUPS: [&str; 8] =
+    ["instance", "image", "broker", "key", "attest", "attest collateral", "attest policy", "attest policy key"];
+
 #[test]
-fn the_help_of_every_command_has_an_example() {
+fn the_help_of_every_command_and_group_has_an_example_of_it() {
     let bench = Bench::new();
-    for command in COMMANDS {
+    for command in COMMANDS.into_iter().chain(GROUPS) {
         let mut args: Vec<&str> = command.split(' ').collect();
         args.push("--help");
         let run = bench.run(&args);
         assert_eq!(run.code, 0, "{command}: {run:?}");
-        assert!(
-            run.out.contains("Example") && run.out.contains(&format!("lambda {command}")),
-            "{command}:\n{}",
-            run.out
-        );
+        let examples = run.out.split_once("\nExample").map_or("", |(_, examples)| examples);
+        assert!(examples.contains(&format!("\n  lambda {command}")), "{command}:\n{}", run.out);
     }
 }
 
