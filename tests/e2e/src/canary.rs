@@ -25,13 +25,21 @@ impl Canary {
         Self { place, text: bytes.iter().map(|byte| format!("{byte:02x}")).collect() }
     }
 
-    /// Plain, UTF-16LE, and the three base64 alignments (their stable middle part).
+    /// Plain, UTF-16LE, the three base64 alignments (their stable middle part), hexadecimal in both cases, and decimal lists
+    /// as `Debug` and JSON print bytes.
+    ///
+    /// # Panics
+    /// When the text is so short that chance would find a form of it.
     #[must_use]
     pub fn needles(&self) -> Vec<Vec<u8>> {
-        let plain = self.text.as_bytes().to_vec();
+        let plain = self.text.as_bytes();
+        assert!(plain.len() >= 8, "too short to search for: {}", self.text);
         let wide = plain.iter().flat_map(|byte| [*byte, 0]).collect();
-        let mut needles = vec![plain.clone(), wide];
-        needles.extend((0..3).map(|shift| base64_middle(&plain, shift)));
+        let mut needles = vec![plain.to_vec(), wide];
+        needles.extend((0..3).map(|shift| base64_middle(plain, shift)));
+        needles.push(joined(plain, "", |byte| format!("{byte:02x}")));
+        needles.push(joined(plain, "", |byte| format!("{byte:02X}")));
+        needles.extend([", ", ","].map(|between| joined(plain, between, |byte| byte.to_string())));
         needles
     }
 
@@ -54,6 +62,10 @@ fn base64_middle(bytes: &[u8], shift: usize) -> Vec<u8> {
             [18, 12, 6, 0].map(|at| ALPHABET[(bits >> at & 63) as usize])
         })
         .collect()
+}
+
+fn joined(bytes: &[u8], between: &str, form: impl Fn(&u8) -> String) -> Vec<u8> {
+    bytes.iter().map(form).collect::<Vec<_>>().join(between).into_bytes()
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
@@ -119,14 +131,15 @@ fn at(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot search {}: {error}", path.display()))
 }
 
-/// Reads in overlapping windows; holes read as zeros.
+/// Reads in windows that overlap by the longest form; holes read as zeros.
 fn search(mut file: File, canaries: &[Canary]) -> io::Result<Vec<&'static str>> {
     const WINDOW: usize = 8 << 20;
-    const OVERLAP: usize = 128;
+    let forms: Vec<_> = canaries.iter().map(|canary| (canary.place, canary.needles())).collect();
+    let overlap = forms.iter().flat_map(|(_, needles)| needles).map(Vec::len).max().unwrap_or_default();
     let mut found = Vec::new();
-    let mut window = Vec::with_capacity(WINDOW + OVERLAP);
+    let mut window = Vec::with_capacity(WINDOW + overlap);
     loop {
-        let keep = window.len().min(OVERLAP);
+        let keep = window.len().min(overlap);
         window.drain(..window.len() - keep);
         if file.by_ref().take(WINDOW as u64).read_to_end(&mut window)? == 0 {
             return Ok(found);
@@ -134,9 +147,9 @@ fn search(mut file: File, canaries: &[Canary]) -> io::Result<Vec<&'static str>> 
         if window.iter().all(|byte| *byte == 0) {
             continue;
         }
-        for canary in canaries {
-            if !found.contains(&canary.place) && canary.is_in(&window) {
-                found.push(canary.place);
+        for (place, needles) in &forms {
+            if !found.contains(place) && needles.iter().any(|needle| contains(&window, needle)) {
+                found.push(*place);
             }
         }
     }
@@ -162,6 +175,44 @@ mod tests {
             assert!(canary.is_in(encoded.as_bytes()), "{encoded}");
         }
         assert!(!canary.is_in(b"00112233445566778899aab_"));
+    }
+
+    #[test]
+    fn finds_bytes_that_were_printed_as_numbers() {
+        let canary = Canary { place: "here", text: "jklmno01".into() };
+        for printed in [
+            "6a6b6c6d6e6f3031",
+            "6A6B6C6D6E6F3031",
+            "[106, 107, 108, 109, 110, 111, 48, 49]",
+            "[106,107,108,109,110,111,48,49]",
+        ] {
+            assert!(canary.is_in(printed.as_bytes()), "{printed}");
+        }
+        for other in ["6a6b6c6d6e6f3032", "[106, 107, 108, 109, 110, 111, 48, 50]", "[106,107,108,109,110,111,48,50]"] {
+            assert!(!canary.is_in(other.as_bytes()), "{other}");
+        }
+        assert_eq!(format!("{:?}", canary.text.as_bytes()), "[106, 107, 108, 109, 110, 111, 48, 49]");
+    }
+
+    #[test]
+    fn finds_the_longest_form_wherever_two_windows_meet() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("file");
+        // Three digits a byte.
+        let canary = Canary { place: "here", text: "d".repeat(24) };
+        let printed = format!("{:?}", canary.text.as_bytes());
+        for before in [1, printed.len() / 2, printed.len() - 2] {
+            let mut bytes = vec![b'x'; (8 << 20) - before];
+            bytes.extend_from_slice(printed.as_bytes());
+            std::fs::write(&path, bytes).expect("writable");
+            assert_eq!(search_file(&path, std::slice::from_ref(&canary)).expect("readable"), ["here"], "{before}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "too short")]
+    fn what_chance_would_find_cannot_be_searched_for() {
+        let _ = Canary { place: "here", text: "req_".into() }.needles();
     }
 
     #[test]

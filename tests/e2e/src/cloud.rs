@@ -217,7 +217,18 @@ impl Cloud {
     /// # Panics
     /// When the roles survive it or another one does not become healthy.
     pub fn kill_supervisor(&mut self) {
+        self.kill_supervisor_and(&[]);
+    }
+
+    /// `kill -9` of these roles and at once of the supervisor, with which the others end; then starts it again.
+    ///
+    /// # Panics
+    /// When the roles survive it or another one does not become healthy.
+    pub fn kill_supervisor_and(&mut self, killed: &[&str]) {
         let roles = ["gateway", "control", "node"].map(|role| self.pid(role));
+        for role in killed {
+            Self::signal(self.pid(role), "KILL");
+        }
         let mut up = self.up.take().expect("it runs");
         up.kill().expect("it can be killed");
         up.wait().expect("it ends");

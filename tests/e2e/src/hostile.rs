@@ -204,6 +204,67 @@ open(path, "wb").write(fw)
     let _ = crate::customer::finish(command, None, std::time::Duration::from_secs(120)).ok();
 }
 
+/// How the hashes of an image's root file system are made.
+#[derive(Debug)]
+pub struct Verity {
+    /// What the measured command line names.
+    pub root_hash: String,
+    salt: String,
+    data_size: u64,
+}
+
+/// The manifest's word on the root file system of the image in this folder.
+///
+/// # Panics
+/// When it has none.
+#[must_use]
+pub fn verity(image: &Path) -> Verity {
+    let manifest = std::fs::read(image.join("image.json")).expect("readable");
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
+    let text = |field: &str| manifest["verity"][field].as_str().expect("a text field").to_owned();
+    let data_size = manifest["verity"]["data_size"].as_u64().expect("a number");
+    Verity { root_hash: text("root_hash"), salt: text("salt"), data_size }
+}
+
+/// Writes the hashes of the root file system as it is behind it, and returns the root hash.
+///
+/// # Panics
+/// When veritysetup fails.
+#[must_use]
+pub fn format_verity(root: &Path, verity: &Verity) -> String {
+    let said = veritysetup("format", root, verity, None);
+    let hash = said.lines().find_map(|line| line.strip_prefix("Root hash:")).expect("veritysetup says the hash");
+    hash.trim().to_owned()
+}
+
+/// The root file system and its hashes fit this root hash.
+///
+/// # Panics
+/// When they do not.
+pub fn verify_verity(root: &Path, verity: &Verity, root_hash: &str) {
+    let _ = veritysetup("verify", root, verity, Some(root_hash));
+}
+
+fn veritysetup(action: &str, root: &Path, verity: &Verity, root_hash: Option<&str>) -> String {
+    let mut command = std::process::Command::new("veritysetup");
+    command.args([action, "--no-superblock", "--hash=sha256", "--data-block-size=4096", "--hash-block-size=4096"]);
+    command.arg(format!("--hash-offset={}", verity.data_size)).arg(format!("--salt={}", verity.salt));
+    command.arg(format!("--data-blocks={}", verity.data_size / 4096)).args([root, root]).args(root_hash);
+    crate::customer::finish(command, None, std::time::Duration::from_secs(120)).ok()
+}
+
+/// Replaces the first occurrence of some bytes in a file by as many others.
+///
+/// # Panics
+/// When the file does not hold them, or the lengths differ.
+pub fn replace(path: &Path, old: &[u8], new: &[u8]) {
+    assert_eq!(old.len(), new.len());
+    let mut bytes = std::fs::read(path).expect("readable");
+    let at = memchr::memmem::find(&bytes, old).expect("the file holds it");
+    bytes[at..at + new.len()].copy_from_slice(new);
+    std::fs::write(path, bytes).expect("writable");
+}
+
 /// Gives a file the owner of its folder, as a careful thief would.
 ///
 /// # Panics

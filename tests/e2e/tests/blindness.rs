@@ -172,6 +172,7 @@ fn the_operator_keeps_nothing_of_what_the_customer_planted() {
     let packet = send_control_packet(&out.join("lo.pcap"));
     let metrics = out.join("metrics");
     std::fs::write(&metrics, fetch(&cloud, "/metrics")).expect("writable");
+    await_checkpoint(&cloud.data(), &id);
     let session = Session::open(&customer, &planted.name.text);
     let cores = ["gateway", "control", "node"].map(|role| core_of(&cloud, role, out));
     drop(session);
@@ -194,27 +195,41 @@ fn holds_none(findings: &Findings, canaries: &[Canary]) {
 
 fn files_can_be_searched(findings: &Findings, id: &Canary) {
     let data = &findings.data;
-    let found = search_tree(data, std::slice::from_ref(id)).expect("readable");
-    assert!(found.iter().any(|(path, _)| path.starts_with(data.join("node"))), "no control in node: {found:?}");
-    let [store, wal] = ["store.sqlite", "store.sqlite-wal"].map(|name| data.join("control/state").join(name));
-    let written = |path: &Path| std::fs::metadata(path).expect("the store has this file").len() > 0;
-    assert!(written(&store) || written(&wal), "the store is empty");
-    let in_store = found.iter().any(|(path, _)| *path == store || *path == wal);
-    assert!(in_store, "the store and its log hold the instance: {found:?}");
-
-    let logs = data.join("logs");
-    for (log, control) in [
-        (logs.join("gateway.log"), "req_"),
-        (logs.join("control.log"), "control plane listening"),
-        (logs.join("node.log"), "guests run "),
-        (findings.up.clone(), "the API is at"),
+    let controls = [
+        id.clone(),
+        Canary { place: "gateway", text: "answered request=req_".into() },
+        Canary { place: "control plane", text: "control plane listening".into() },
+        Canary { place: "node", text: "guests run ".into() },
+    ];
+    let found = search_tree(data, &controls).expect("readable");
+    let in_node = found.iter().any(|(path, place)| path.starts_with(data.join("node")) && *place == id.place);
+    assert!(in_node, "no control in node: {found:?}");
+    let (state, logs) = (data.join("control/state"), data.join("logs"));
+    for (path, place) in [
+        (state.join("store.sqlite"), id.place),
+        (state.join("store.sqlite-wal"), id.place),
+        (logs.join("gateway.log"), "gateway"),
+        (logs.join("control.log"), "control plane"),
+        (logs.join("node.log"), "node"),
     ] {
-        let text = std::fs::read_to_string(&log).unwrap_or_else(|error| panic!("{}: {error}", log.display()));
-        assert!(text.contains(control), "no `{control}` in {}:\n{text}", log.display());
+        assert!(found.iter().any(|hit| *hit == (path.clone(), place)), "no control in {}: {found:?}", path.display());
     }
-    let text = std::fs::read_to_string(&findings.metrics).expect("readable");
-    assert!(text.contains("# TYPE"), "metrics are metrics: {text}");
-    assert!(!text.contains(&id.text), "no tenant label in metrics");
+    for (path, text) in [(&findings.up, "the API is at"), (&findings.metrics, "# TYPE lambda_gateway_latency_seconds")]
+    {
+        let control = Canary { place: "control", text: text.into() };
+        let hits = search_file(path, &[control, Canary { place: "tenant", ..id.clone() }]).expect("readable");
+        assert!(hits.contains(&"control"), "no `{text}` in {}", path.display());
+        assert!(path != &findings.metrics || !hits.contains(&"tenant"), "no tenant label in metrics");
+    }
+}
+
+/// Waits until the control plane has folded its log into its store once; both then hold the instance.
+fn await_checkpoint(data: &Path, id: &Canary) {
+    let store = data.join("control/state/store.sqlite");
+    wait_for("the instance in the store itself", Duration::from_secs(60), || {
+        let hits = search_file(&store, std::slice::from_ref(id)).map_err(|error| error.to_string())?;
+        if hits.is_empty() { Err("only in its log".into()) } else { Ok(()) }
+    });
 }
 
 fn memory_and_wires_can_be_searched(findings: &Findings, id: &Canary, packet: &Canary) {

@@ -47,7 +47,7 @@ fn a_missing_qemu_is_reported_with_its_code() {
     let cloud = Cloud::start_with(missing);
     let customer = cloud.customer("ada");
     let output = customer.create("web", &[]);
-    assert_ne!(output.code, 0);
+    assert_eq!(output.code, 1);
     assert!(output.all().contains("qemu-start"), "{}", output.all());
     let shown = customer.show("web");
     assert_eq!(shown["state"], "failed", "{shown}");
@@ -66,12 +66,55 @@ fn a_port_in_use_is_named() {
     let mut command = cloud.lambdad(["up", "--listen"]);
     command.arg(&gateway).arg("--data").arg(&other);
     let output = lambda_e2e::customer::finish(command, None, Duration::from_secs(60));
-    assert_ne!(output.code, 0);
+    assert_eq!(output.code, 1);
     assert!(output.all().contains(&gateway), "the address is named: {}", output.all());
     let mark = other.display().to_string();
     let left: Vec<_> = processes().into_iter().filter(|(_, line)| line.contains(&mark)).collect();
     assert!(left.is_empty(), "nothing of it was started: {left:?}");
     let _ = cloud.customer("ada").run(["instance", "list"]).ok();
+}
+
+#[test]
+fn a_role_that_runs_by_itself_names_its_port_in_use() {
+    let cloud = Cloud::start();
+    let settings = settings(&cloud);
+    for (role, listener) in [("gateway", "gateway"), ("control", "control"), ("node", "tunnel")] {
+        let address = settings[listener].as_str().expect("an address");
+        let mut command = cloud.lambdad([role, "--data"]);
+        command.arg(cloud.data());
+        let output = lambda_e2e::customer::finish(command, None, Duration::from_secs(60));
+        assert_eq!(output.code, 1, "{role}: {}", output.all());
+        assert!(output.all().contains(&format!("cannot listen on {address}: another program")), "{}", output.all());
+    }
+    let _ = cloud.customer("ada").run(["instance", "list"]).ok();
+}
+
+#[test]
+fn internal_ports_that_were_taken_meanwhile_are_exchanged_for_free_ones() {
+    let mut cloud = Cloud::start();
+    let customer = cloud.customer("ada");
+    let before = settings(&cloud);
+    cloud.stop();
+    let internal = ["control", "tunnel"];
+    let taken = internal.map(|listener| {
+        let address = before[listener].as_str().expect("an address");
+        std::net::TcpListener::bind(address).unwrap_or_else(|error| panic!("{listener} on {address}: {error}"))
+    });
+    cloud.up();
+    let after = settings(&cloud);
+    assert_eq!(after["gateway"], before["gateway"], "customers know the public one");
+    for listener in internal {
+        assert_ne!(after[listener], before[listener], "{listener}");
+    }
+    let _ = customer.create("web", &[]).ok();
+    assert_eq!(customer.ssh("web", "echo alive").ok(), "alive\n", "over control plane and tunnel on other ports");
+    drop(taken);
+}
+
+/// The addresses that the daemons of this cloud listen on.
+fn settings(cloud: &Cloud) -> serde_json::Value {
+    let bytes = std::fs::read(cloud.data().join("settings.json")).expect("the cloud has settings");
+    serde_json::from_slice(&bytes).expect("JSON")
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn stopped(cloud: &Cloud, customer: &Customer, name: &str) -> PathBuf {
 /// The instance does not come up, and the reason is named.
 fn refused(customer: &Customer, name: &str, reason: &str) {
     let output = customer.run(["instance", "start", name]);
-    assert_ne!(output.code, 0, "{}", output.all());
+    assert_eq!(output.code, 1, "the instance failed: {}", output.all());
     assert!(output.all().contains(reason), "`{reason}` is named:\n{}", output.all());
     let why = customer.run(["instance", "why", name]).all();
     assert!(why.contains(reason), "`why` names `{reason}`:\n{why}");
@@ -102,7 +102,7 @@ fn a_modified_ciphertext_block_reads_as_an_error_never_as_data() {
 
     let _ = customer.run(["instance", "start", "web"]).ok();
     let after = customer.ssh("web", "sha256sum /var/lib/big");
-    assert_ne!(after.code, 0, "before {before}, after {}", after.all());
+    assert_eq!(after.code, 1, "before {before}, after {}", after.all());
     assert!(after.all().contains("Input/output error"), "{}", after.all());
 
     // The guest noticed, and the condition has its name; the instance runs on.
