@@ -1,6 +1,7 @@
 //! `./x demo`: the product from end to end on this machine, as its operator and its customer.
 
 use std::fs::File;
+use std::os::unix::fs::lchown;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,11 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 
 use crate::build::{self, Binaries, Profile};
-use crate::run::{output, run as run_command, say, seconds, succeeds};
+use crate::run::{output, run as run_command, say, seconds, shown, succeeds};
 use crate::{paths, setup};
 
 /// How long the daemons may take to become healthy.
@@ -24,7 +25,7 @@ const NAME: &str = "demo";
 /// What to do.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Remove everything at the end, whether it succeeded or not.
+    /// Remove everything at the end, whether it succeeded or not. A demo that ran before goes on running.
     #[arg(long, conflicts_with = "down")]
     once: bool,
     /// Remove a demo that runs, with its data folder.
@@ -44,6 +45,15 @@ pub(crate) struct Options {
     image: Option<PathBuf>,
 }
 
+/// What there is when the command starts: it removes nothing that it did not make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    /// A data folder that no supervisor works in.
+    Stopped,
+    Running,
+}
+
 /// Runs the demo, or removes it.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let data = options.data.clone().unwrap_or_else(paths::demo_data);
@@ -51,38 +61,30 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.down {
         return down(&options.programs()?, &data);
     }
+    let before = Before::look(&data)?;
+    if options.once && before == Before::Stopped {
+        bail!(
+            "{} holds a demo that does not run: `./x demo` goes on with it, `./x demo --down` removes it",
+            data.display()
+        );
+    }
     setup::run(setup::Purpose::Run)?;
     let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
         signal_hook::flag::register(signal, interrupted.clone()).context("cannot catch signals")?;
     }
-    let mut demo = Demo { programs: options.programs()?, data, times: Vec::new(), interrupted };
-    let result = demo.play(options);
-    if demo.interrupted.load(Ordering::Relaxed) {
-        say("==> interrupted: removing the demo");
-        down(&demo.programs, &demo.data)?;
-        bail!("interrupted");
-    }
-    if options.once {
-        let removed = demo.timed("removing everything", |demo| down(&demo.programs, &demo.data));
-        demo.print_times();
-        return result.and(removed);
-    }
-    demo.print_times();
-    match &result {
-        Ok(()) => demo.print_next_steps(),
-        Err(_) => {
-            say(&format!("the logs are in {}; `./x demo --down` removes everything", demo.data.join("logs").display()))
-        }
-    }
-    result
+    let (programs, guest) = options.built()?;
+    let mut demo = Demo { programs, guest, data, times: Vec::new(), interrupted };
+    let result = demo.play(options).and(demo.hand_over());
+    demo.end(options, before, result)
 }
 
 /// Stops the cloud and removes its data folder.
 fn down(programs: &Path, data: &Path) -> Result<()> {
     let existed = data.exists();
-    // Also without the folder: its guests may still run.
-    run_command(Command::new(programs.join("lambdad")).args(["down", "--purge", "--data"]).arg(data))?;
+    // Also without the folder: its guests may still run. A second Ctrl-C must not stop it half-way.
+    let mut lambdad = Command::new(programs.join("lambdad"));
+    run_command(lambdad.args(["down", "--purge", "--data"]).arg(data).process_group(0).stdin(Stdio::null()))?;
     if existed {
         say(&format!("removed: the daemons, every guest, and {}", data.display()));
     } else {
@@ -91,19 +93,40 @@ fn down(programs: &Path, data: &Path) -> Result<()> {
     Ok(())
 }
 
+impl Before {
+    fn look(data: &Path) -> Result<Self> {
+        match std::fs::read_dir(data) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::Nothing),
+            Err(error) => Err(error).with_context(|| data.display().to_string()),
+            Ok(_) if supervisor_runs(data) => Ok(Self::Running),
+            Ok(mut entries) => Ok(if entries.next().is_some() { Self::Stopped } else { Self::Nothing }),
+        }
+    }
+}
+
+/// True when the process that the data folder names as its supervisor is one.
+fn supervisor_runs(data: &Path) -> bool {
+    let pid = std::fs::read_to_string(data.join("run/up.pid")).unwrap_or_default();
+    let command = std::fs::read(Path::new("/proc").join(pid.trim()).join("cmdline")).unwrap_or_default();
+    !pid.trim().is_empty() && command.split(|byte| *byte == 0).any(|word| word == data.as_os_str().as_encoded_bytes())
+}
+
 impl Options {
     fn programs(&self) -> Result<PathBuf> {
         self.bin_dir.clone().map_or_else(|| build::programs(Profile::Demo), Ok)
     }
 
-    fn image(&self, programs: &Path) -> Result<PathBuf> {
-        let built = || build::image(&Binaries { folder: programs.to_path_buf(), guest: build::guest()? }, false);
-        self.image.clone().map_or_else(built, Ok)
+    /// The programs' folder, and the guest agent unless programs and image were given.
+    fn built(&self) -> Result<(PathBuf, Option<PathBuf>)> {
+        let programs = self.programs()?;
+        let given = self.bin_dir.is_some() && self.image.is_some();
+        Ok((programs, if given { None } else { Some(build::guest()?) }))
     }
 }
 
 struct Demo {
     programs: PathBuf,
+    guest: Option<PathBuf>,
     data: PathBuf,
     times: Vec<(String, Duration)>,
     interrupted: Arc<AtomicBool>,
@@ -111,31 +134,43 @@ struct Demo {
 
 impl Demo {
     fn play(&mut self, options: &Options) -> Result<()> {
-        let image = self.timed("guest image", |demo| options.image(&demo.programs))?;
-        self.timed("starting gateway, control plane and node", |demo| demo.start(&image))?;
-        self.timed("connecting as a customer, trusting the image", |demo| demo.connect(&image))?;
-        self.timed("creating the instance: request to ready", |demo| demo.create(&options.shape))?;
+        let image = self.step("guest image", |demo| demo.image(options))?;
+        self.step("starting gateway, control plane and node", |demo| demo.start(&image))?;
+        self.step("connecting as a customer, trusting the image", |demo| demo.connect(&image))?;
+        self.step("creating the instance: request to ready", |demo| demo.create(&options.shape))?;
         for command in ["uname -a", "cat /etc/os-release"] {
-            self.timed(&format!("lambda ssh {NAME} -- {command}"), |demo| demo.ssh(command))?;
+            self.step(&format!("lambda ssh {NAME} -- {command}"), |demo| demo.ssh(command))?;
         }
         Ok(())
+    }
+
+    fn step<T>(&mut self, what: &str, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        self.look_up()?;
+        self.timed(what, work)
     }
 
     fn timed<T>(&mut self, what: &str, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         let start = Instant::now();
         say(&format!("==> {what}"));
-        if self.interrupted.load(Ordering::Relaxed) && !what.starts_with("removing") {
-            bail!("interrupted");
-        }
         let result = work(self).with_context(|| what.to_owned());
         self.times.push((what.to_owned(), start.elapsed()));
         result
     }
 
+    fn image(&self, options: &Options) -> Result<PathBuf> {
+        match (&options.image, &self.guest) {
+            (Some(image), _) => Ok(image.clone()),
+            (None, Some(guest)) => {
+                build::image(&Binaries { folder: self.programs.clone(), guest: guest.clone() }, false)
+            }
+            (None, None) => bail!("neither an image nor a guest to build one with"),
+        }
+    }
+
     /// Starts `lambdad up` so that it outlives this program, and waits until it is healthy.
     fn start(&self, image: &Path) -> Result<()> {
         let endpoint = self.data.join("run/endpoint.json");
-        if endpoint.exists() && self.supervisor_runs() {
+        if endpoint.exists() && supervisor_runs(&self.data) {
             say("    it runs already");
             return Ok(());
         }
@@ -157,19 +192,42 @@ impl Demo {
             if start.elapsed() > HEALTHY {
                 bail!("`lambdad up` is not healthy after {}; it said:\n{}", seconds(HEALTHY), said().trim_end());
             }
+            self.look_up()?;
             std::thread::sleep(Duration::from_millis(50));
         }
         Ok(())
     }
 
-    fn supervisor_runs(&self) -> bool {
-        let pid = std::fs::read_to_string(self.data.join("run/up.pid")).unwrap_or_default();
-        !pid.is_empty() && Path::new("/proc").join(pid.trim()).exists()
+    /// An error once somebody asked this program to end.
+    fn look_up(&self) -> Result<()> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+        Ok(())
+    }
+
+    /// Runs to the end, or until this program is asked to end.
+    fn attend(&self, command: &mut Command) -> Result<()> {
+        let mut child = command.spawn().with_context(|| format!("cannot start `{}`", shown(command)))?;
+        loop {
+            if let Some(status) = child.try_wait().context("waiting for a command")? {
+                self.look_up()?;
+                if !status.success() {
+                    bail!("`{}` ended with {status}", shown(command));
+                }
+                return Ok(());
+            }
+            if let Err(interrupted) = self.look_up() {
+                child.kill().context("ending a command")?;
+                child.wait().context("waiting for a command")?;
+                return Err(interrupted);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn connect(&self, image: &Path) -> Result<()> {
-        let customer = self.customer();
-        std::fs::create_dir_all(&customer).with_context(|| customer.display().to_string())?;
+        self.install()?;
         if !self.ssh_key().exists() {
             let mut keygen = Command::new("ssh-keygen");
             output(keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", NAME, "-f"]).arg(self.ssh_key()))?;
@@ -179,8 +237,23 @@ impl Demo {
         let field = |name: &str| endpoint[name].as_str().with_context(|| format!("endpoint.json has no {name}"));
         let mut connect = self.lambda();
         connect.args(["connect", field("gateway")?, "--ca", field("ca")?, "--api-key-file", field("api_key_file")?]);
-        run_command(&mut connect)?;
-        run_command(self.lambda().args(["image", "trust"]).arg(image))
+        self.attend(&mut connect)?;
+        self.attend(self.lambda().args(["image", "trust"]).arg(image))
+    }
+
+    /// Puts the programs where the customer finds them, whoever that is: this program's build folder may be root's own.
+    fn install(&self) -> Result<()> {
+        let bin = self.bin();
+        std::fs::create_dir_all(&bin).with_context(|| bin.display().to_string())?;
+        let lambda = self.programs.join("lambda");
+        // Replaced, never written to: the one that is there may run.
+        for program in self.guest.iter().chain([&lambda]) {
+            let to = bin.join(program.file_name().context("a program without a name")?);
+            let partial = to.with_extension("partial");
+            let copied = std::fs::copy(program, &partial).and_then(|_| std::fs::rename(&partial, &to));
+            copied.with_context(|| format!("copying {} to {}", program.display(), to.display()))?;
+        }
+        Ok(())
     }
 
     fn create(&self, shape: &str) -> Result<()> {
@@ -189,17 +262,17 @@ impl Demo {
             if succeeds(self.lambda().args(["ssh", "--identity"]).arg(self.ssh_key()).args([NAME, "--", "true"])) {
                 return Ok(());
             }
-            return run_command(self.lambda().args(["instance", "start", NAME]));
+            return self.attend(self.lambda().args(["instance", "start", NAME]));
         }
         let mut create = self.lambda();
         create.args(["instance", "create", "--name", NAME, "--image", "debian-12", "--shape", shape]);
         create.arg("--ssh-key").arg(self.ssh_key().with_extension("pub"));
-        run_command(&mut create)
+        self.attend(&mut create)
     }
 
     fn ssh(&self, command: &str) -> Result<()> {
         let mut ssh = self.lambda();
-        run_command(ssh.args(["ssh", "--identity"]).arg(self.ssh_key()).args([NAME, "--", command]))
+        self.attend(ssh.args(["ssh", "--identity"]).arg(self.ssh_key()).args([NAME, "--", command]))
     }
 
     fn lambda(&self) -> Command {
@@ -211,6 +284,44 @@ impl Demo {
     /// What a customer would have on a machine of its own; here it lies in the data folder so that removing that removes all.
     fn customer(&self) -> PathBuf {
         self.data.join("demo-customer")
+    }
+
+    fn bin(&self) -> PathBuf {
+        self.customer().join("bin")
+    }
+
+    /// Gives the customer's folder to the person who called sudo.
+    fn hand_over(&self) -> Result<()> {
+        let Some((uid, gid)) = caller() else { return Ok(()) };
+        if !self.customer().exists() {
+            return Ok(());
+        }
+        give(&self.customer(), uid, gid)
+    }
+
+    /// Removes what has to be removed, and says what is left.
+    fn end(mut self, options: &Options, before: Before, result: Result<()>) -> Result<()> {
+        let interrupted = self.interrupted.load(Ordering::Relaxed);
+        if interrupted || options.once {
+            let result = if interrupted { Err(anyhow!("interrupted")) } else { result };
+            if before != Before::Nothing {
+                self.print_times();
+                say("the demo was here before: it goes on running; `./x demo --down` removes it");
+                return result;
+            }
+            let removed = self.timed("removing everything", |demo| down(&demo.programs, &demo.data));
+            self.print_times();
+            return result.and(removed);
+        }
+        self.print_times();
+        match &result {
+            Ok(()) => self.print_next_steps(),
+            Err(_) => {
+                let logs = self.data.join("logs");
+                say(&format!("the logs are in {}; `./x demo --down` removes everything", logs.display()));
+            }
+        }
+        result
     }
 
     fn ssh_key(&self) -> PathBuf {
@@ -226,6 +337,7 @@ impl Demo {
     }
 
     fn print_next_steps(&self) {
+        let look = format!("ls {}/node/instances/*", self.data.display());
         println!(
             "\nThe cloud keeps running. To use it from this shell:
 
@@ -235,13 +347,64 @@ impl Demo {
   lambda instance attest {NAME}      fresh evidence, judged on this machine
   lambda instance why {NAME}         what it waits for, if anything
   lambda instance restart {NAME}     goes through attestation again
-  ls {data}/node/instances/*         all the operator has: ciphertext
+  {look}     all the operator has: ciphertext
 
   ./x demo --down                    removes all of it",
             config = self.customer().join("config").display(),
-            bin = self.programs.display(),
+            bin = self.bin().display(),
             key = self.ssh_key().display(),
-            data = self.data.display(),
+            look = if caller().is_some() { format!("sudo sh -c '{look}'") } else { look },
         );
+    }
+}
+
+/// Who called sudo, if this program runs under it: user and group.
+fn caller() -> Option<(u32, u32)> {
+    let number = |name: &str| std::env::var(name).ok()?.parse().ok();
+    let (uid, gid) = (number("SUDO_UID")?, number("SUDO_GID")?);
+    (uid != 0 && rustix::process::geteuid().is_root()).then_some((uid, gid))
+}
+
+/// Gives a folder and all in it to this user; links are not followed.
+fn give(path: &Path, uid: u32, gid: u32) -> Result<()> {
+    lchown(path, Some(uid), Some(gid)).with_context(|| format!("changing the owner of {}", path.display()))?;
+    if path.symlink_metadata().with_context(|| path.display().to_string())?.is_dir() {
+        for entry in std::fs::read_dir(path).with_context(|| path.display().to_string())? {
+            give(&entry?.path(), uid, gid)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Before, supervisor_runs};
+
+    #[test]
+    fn a_folder_with_something_in_it_is_a_demo_that_was_here_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("demo");
+        assert_eq!(Before::look(&data).unwrap(), Before::Nothing);
+        std::fs::create_dir_all(&data).unwrap();
+        assert_eq!(Before::look(&data).unwrap(), Before::Nothing, "an empty one");
+        std::fs::create_dir(data.join("run")).unwrap();
+        assert_eq!(Before::look(&data).unwrap(), Before::Stopped);
+    }
+
+    #[test]
+    fn a_process_that_took_over_a_supervisors_number_is_not_one() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("run")).unwrap();
+        std::fs::write(folder.path().join("run/up.pid"), std::process::id().to_string()).unwrap();
+        assert!(!supervisor_runs(folder.path()));
+        let mut stands_in = std::process::Command::new("sleep");
+        let mut stands_in =
+            std::os::unix::process::CommandExt::arg0(&mut stands_in, folder.path()).arg("60").spawn().unwrap();
+        std::fs::write(folder.path().join("run/up.pid"), stands_in.id().to_string()).unwrap();
+        let runs = supervisor_runs(folder.path());
+        stands_in.kill().unwrap();
+        stands_in.wait().unwrap();
+        assert!(runs);
+        assert!(!supervisor_runs(folder.path()), "it has ended");
     }
 }

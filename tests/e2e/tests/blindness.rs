@@ -197,7 +197,7 @@ fn files_can_be_searched(findings: &Findings, id: &Canary) {
     let data = &findings.data;
     let controls = [
         id.clone(),
-        Canary { place: "gateway", text: "answered request=req_".into() },
+        Canary { place: "gateway", text: "\"message\":\"answered\",\"request\":\"req_".into() },
         Canary { place: "control plane", text: "control plane listening".into() },
         Canary { place: "node", text: "guests run ".into() },
     ];

@@ -1,5 +1,7 @@
 //! One report against one policy, whoever made the report.
 
+use lambda_types::InstanceId;
+
 use crate::anchors::Anchors;
 use crate::cca;
 use crate::checks::{self, CheckInfo, Recorder};
@@ -73,6 +75,8 @@ pub(crate) struct Context<'a> {
     pub(crate) endorsements: &'a Endorsements<'a>,
     /// Present only in an inspection.
     pub(crate) given: Option<&'a Given>,
+    /// The instance that is being judged, where that is known.
+    pub(crate) instance: Option<InstanceId>,
     pub(crate) now: UnixTime,
 }
 

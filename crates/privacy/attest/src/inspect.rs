@@ -94,7 +94,7 @@ pub fn inspect(
 ) -> Result<Inspection, ParseError> {
     readable(report)?;
     let mut recorder = Recorder::default();
-    let context = Context { demand: Demand::Nothing, endorsements, given: Some(given), now };
+    let context = Context { demand: Demand::Nothing, endorsements, given: Some(given), instance: None, now };
     let policy = Policy::default_appraisal();
     let Appraised { product, claims, tier, checks, .. } = appraise(report, &policy, &context, &mut recorder);
     Ok(Inspection::of(Verdict::new(report.tee(), tier, product, claims, recorder.finish(checks))))

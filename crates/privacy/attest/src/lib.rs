@@ -72,8 +72,8 @@ pub use evidence::{
 pub use hexbytes::Hex;
 pub use inspect::{Inspection, inspect, inspect_evidence};
 pub use policy::{
-    AllowedImage, FirmwareRule, ImageReference, MAX_POLICY_BYTES, Matched, POLICY_VERSION, Policy, PolicyError,
-    Reference, Rule, TpmPolicy,
+    AllowedImage, FirmwareRule, HostDataRule, ImageReference, MAX_POLICY_BYTES, Matched, POLICY_VERSION, Policy,
+    PolicyError, Reference, Rule, TpmPolicy,
 };
 pub use record::{MAX_RECORD_BYTES, RECORD_VERSION, Record, RecordError};
 pub use time::{TimeError, UnixTime};

@@ -85,7 +85,8 @@ pub fn verify(
     let mut recorder = Recorder::default();
     let hpke_public = check_binding(&evidence.binding, expected, &mut recorder);
     let report_data = report_data(expected.outstanding.nonce(), &evidence.binding);
-    let context = Context { demand: Demand::ReportData(&report_data), endorsements, given: None, now };
+    let demand = Demand::ReportData(&report_data);
+    let context = Context { demand, endorsements, given: None, instance: Some(expected.instance), now };
     let Appraised { product, mut claims, tier, image, clock, checks } = match &evidence.report {
         Report::Tpm(report) => {
             let context = tpm::Context { binding: &evidence.binding, expected, policy, now };
@@ -120,13 +121,15 @@ pub fn verify(
 
 /// Judges a bare hardware report under a policy. Gives a verdict and nothing that secrets could be released on.
 ///
-/// `report_data` is what the report has to cover; without it the verdict is a rejection that says so.
+/// `report_data` is what the report has to cover; without it the verdict is a rejection that says so. `instance` is the one
+/// that a policy may demand the host data to name.
 ///
 /// # Errors
 /// When the report is not one at all; names the byte or field.
 pub fn judge(
     report: &Report,
     report_data: Option<&[u8]>,
+    instance: Option<InstanceId>,
     policy: &Policy,
     endorsements: &Endorsements<'_>,
     now: UnixTime,
@@ -134,7 +137,7 @@ pub fn judge(
     readable(report)?;
     let mut recorder = Recorder::default();
     let demand = report_data.map_or(Demand::Unsaid, Demand::ReportData);
-    let context = Context { demand, endorsements, given: None, now };
+    let context = Context { demand, endorsements, given: None, instance, now };
     let Appraised { product, claims, tier, checks, .. } = appraise(report, policy, &context, &mut recorder);
     check_tier(tier, policy, &mut recorder);
     let list = checks::listed(&[&[&checks::POLICY_TEE, &checks::POLICY_TIER], checks]);

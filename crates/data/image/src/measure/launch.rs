@@ -7,7 +7,7 @@ use lambda_types::image::file;
 use lambda_types::shape::LaunchProfile;
 use serde::Serialize;
 
-use super::{Boot, MeasureError, Measured, part, snp, tdx_expected};
+use super::{Boot, MeasureError, Measured, part, snp, trust_domain};
 use crate::error::{Error, Result};
 use crate::{hash, manifest};
 
@@ -112,8 +112,8 @@ pub fn launch(dir: &Path, options: &LaunchOptions) -> Result<Launch> {
 impl Launch {
     fn snp(&mut self, firmware: &[u8], boot: &Boot, options: &LaunchOptions) -> Measured<()> {
         let LaunchOptions { vcpus, cpu, features, .. } = *options;
-        let boot = snp::Boot { kernel: &boot.kernel, initramfs: &boot.initramfs, command_line: &boot.command_line };
-        let digest = snp::launch_digest(&snp::Launch { firmware, boot: Some(boot), vcpus, cpu, features })?;
+        let boot = Some(boot.given());
+        let digest = snp::launch_digest(&snp::Launch { firmware, boot, vcpus, cpu, features })?;
         self.registers.insert("measurement", hex::encode(digest));
         self.conditions = vec![
             format!("-smp {vcpus}, -cpu {}", cpu.name()),
@@ -124,7 +124,7 @@ impl Launch {
     }
 
     fn tdx(&mut self, firmware: &[u8], boot: &Boot) -> Measured<()> {
-        let expected = tdx_expected(firmware, boot)?;
+        let expected = trust_domain(firmware, &boot.given())?;
         self.registers =
             BTreeMap::from([("mrtd", expected.mrtd), ("rtmr1", expected.rtmr1), ("rtmr2", expected.rtmr2)]);
         self.conditions = vec!["QEMU 10.1 and Linux 6.16, or newer".to_owned()];

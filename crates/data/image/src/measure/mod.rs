@@ -86,6 +86,10 @@ impl Boot {
         let command_line = command_line.to_owned();
         Ok(Self { kernel: part(dir, file::KERNEL)?, initramfs: part(dir, file::INITRAMFS)?, command_line })
     }
+
+    fn given(&self) -> snp::Boot<'_> {
+        snp::Boot { kernel: &self.kernel, initramfs: &self.initramfs, command_line: &self.command_line }
+    }
 }
 
 fn part(dir: &Path, name: &str) -> Result<Vec<u8>> {
@@ -102,7 +106,7 @@ pub(crate) fn expected(dir: &Path, command_line: &str, parts: &BTreeMap<String, 
         all.snp = snp_expected(&firmware, &boot)?;
     }
     if let Some(firmware) = of(file::FIRMWARE_TDX)? {
-        let every = tdx_expected(&firmware, &boot)?;
+        let every = trust_domain(&firmware, &boot.given())?;
         all.tdx = Shape::ALL.into_iter().map(|shape| (shape, every.clone())).collect();
     }
     Ok(all)
@@ -127,7 +131,7 @@ fn tpm(dir: &Path, boot: &Boot) -> Result<BTreeMap<Shape, TpmExpected>> {
 
 fn snp_expected(firmware: &[u8], boot: &Boot) -> Measured<BTreeMap<Shape, SnpExpected>> {
     let firmware = snp::firmware_digest(firmware)?;
-    let boot = snp::Boot { kernel: &boot.kernel, initramfs: &boot.initramfs, command_line: &boot.command_line };
+    let boot = boot.given();
     let (cpu, features) = (snp::Cpu::USUAL, snp::USUAL_FEATURES);
     let one = |shape: Shape| {
         let measurement = hex::encode(firmware.launch(Some(&boot), shape.vcpus(), cpu, features)?);
@@ -136,12 +140,16 @@ fn snp_expected(firmware: &[u8], boot: &Boot) -> Measured<BTreeMap<Shape, SnpExp
     Shape::ALL.into_iter().map(one).collect()
 }
 
-fn tdx_expected(firmware: &[u8], boot: &Boot) -> Measured<TdxExpected> {
+/// What a trust domain with this firmware measures to when it boots these bytes.
+///
+/// # Errors
+/// [`MeasureError::Firmware`], [`MeasureError::Profile`] and [`MeasureError::Kernel`] name what is lacking.
+pub fn trust_domain(firmware: &[u8], boot: &snp::Boot<'_>) -> Result<TdxExpected, MeasureError> {
     tdx::check_measures_boot(firmware)?;
-    check_kernel(&boot.kernel)?;
-    let kernel = kernel::authenticode::<Sha384>(&boot.kernel)?.into();
-    let initramfs = tdx::sha384(&boot.initramfs);
-    let command_line = tdx::sha384(&pcr::command_line(&boot.command_line));
+    check_kernel(boot.kernel)?;
+    let kernel = kernel::authenticode::<Sha384>(boot.kernel)?.into();
+    let initramfs = tdx::sha384(boot.initramfs);
+    let command_line = tdx::sha384(&pcr::command_line(boot.command_line));
     Ok(TdxExpected {
         mrtd: hex::encode(tdx::mrtd(firmware)?),
         rtmr1: hex::encode(tdx::rtmr1(&kernel)),

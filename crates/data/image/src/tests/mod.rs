@@ -8,6 +8,7 @@ mod packages;
 mod profiles;
 mod reproducible;
 mod snp;
+mod synthetic;
 mod tdx;
 
 use std::path::{Path, PathBuf};

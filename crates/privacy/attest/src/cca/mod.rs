@@ -215,9 +215,9 @@ fn check_realm(
         recorder.record(&CCA_REALM_EXTENSIBLE, result);
     }
     if let Some(value) = realm.personalization {
-        let allowed =
-            same_bytes("cca.personalization", policy.personalization.as_ref(), value, "personalization value");
-        recorder.record(&CCA_REALM_PERSONALIZATION, allowed);
+        let rule = policy.personalization.as_ref().ok_or_else(|| silent("cca.personalization"));
+        let named = rule.and_then(|rule| rule.judge(&HexString(value.to_vec()), value, context.instance));
+        recorder.record(&CCA_REALM_PERSONALIZATION, named);
     }
     let initial = realm.initial?;
     match &policy.initial_measurement {

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::cose::{Endorsement, HexString, Lifecycle, SoftwareComponent};
-use crate::policy::{Reference, Rule};
+use crate::policy::{HostDataRule, Reference, Rule};
 
 /// Expectations of Arm CCA evidence. What is left out fails its check.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ pub struct CcaPolicy {
     pub extensible_measurements: Option<Rule<Vec<HexString>>>,
     /// Realm personalization value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub personalization: Option<Rule<HexString>>,
+    pub personalization: Option<HostDataRule<HexString>>,
     /// Whether an event log has to come with the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event_log: Option<EventLogRule>,
@@ -65,7 +65,7 @@ impl CcaPolicy {
             configuration: Some(Rule::Any),
             initial_measurement: Some(Reference::Any),
             extensible_measurements: Some(Rule::Any),
-            personalization: Some(Rule::Any),
+            personalization: Some(HostDataRule::Any),
             event_log: Some(EventLogRule::Optional),
         }
     }

@@ -1,5 +1,6 @@
 use std::sync::LazyLock;
 
+use lambda_types::InstanceId;
 use sha2::{Digest as _, Sha256};
 
 use super::checks::CCA;
@@ -12,7 +13,7 @@ use crate::cose::testing::{Item, Key, bytes, component, encode, map, set, sign, 
 use crate::cose::{Endorsement, HexString, Lifecycle, SoftwareComponent};
 use crate::eventlog::EventKind;
 use crate::evidence::CcaEvidence;
-use crate::policy::{Reference, Rule};
+use crate::policy::{HostDataRule, Reference, Rule};
 use crate::time::UnixTime;
 use crate::verdict::{Assurance, Outcome};
 
@@ -61,6 +62,7 @@ struct Scene {
     policy: CcaPolicy,
     event_log: Option<Vec<u8>>,
     demand: Vec<u8>,
+    instance: Option<InstanceId>,
 }
 
 fn scene() -> Scene {
@@ -107,7 +109,7 @@ fn scene() -> Scene {
         configuration: Some(Rule::OneOf(vec![hexed(CONFIGURATION)])),
         initial_measurement: Some(Reference::OneOf(vec![hexed(RIM)])),
         extensible_measurements: Some(Rule::OneOf(vec![rems.iter().map(hexed).collect()])),
-        personalization: Some(Rule::OneOf(vec![hexed(PERSONALIZATION)])),
+        personalization: Some(HostDataRule::OneOf(vec![hexed(PERSONALIZATION)])),
         event_log: Some(EventLogRule::Required),
     };
     Scene {
@@ -121,6 +123,7 @@ fn scene() -> Scene {
         policy,
         event_log: Some(log),
         demand: CHALLENGE.to_vec(),
+        instance: None,
     }
 }
 
@@ -143,7 +146,7 @@ impl Scene {
         static ANCHORS: LazyLock<Anchors> = LazyLock::new(|| Anchors::vendor().unwrap());
         let endorsements = Endorsements { anchors: &ANCHORS, collateral: &Collateral::none() };
         let demand = if given.is_some() { Demand::Nothing } else { Demand::ReportData(&self.demand) };
-        let context = Context { demand, endorsements: &endorsements, given, now: UnixTime(0) };
+        let context = Context { demand, endorsements: &endorsements, given, instance: self.instance, now: UnixTime(0) };
         let mut recorder = Recorder::default();
         let appraised = super::check(&evidence, &self.policy, &context, &mut recorder);
         let checks = recorder.finish(CCA);

@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use super::status::TcbStatus;
 use crate::hexbytes::Hex;
-use crate::policy::{Reference, Rule};
+use crate::policy::{HostDataRule, Reference, Rule};
 
 /// Expectations of an Intel platform, whatever runs on it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ pub struct TdxPolicy {
     pub rtmr3: Option<Rule<Hex<48>>>,
     /// MRCONFIGID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mrconfigid: Option<Rule<Hex<48>>>,
+    pub mrconfigid: Option<HostDataRule<Hex<48>>>,
     /// MROWNER.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mrowner: Option<Rule<Hex<48>>>,
@@ -184,7 +184,7 @@ impl TdxPolicy {
             xfam: Some(Rule::Any),
             measurement: Some(Reference::Any),
             rtmr3: Some(Rule::Any),
-            mrconfigid: Some(Rule::Any),
+            mrconfigid: Some(HostDataRule::Any),
             mrowner: Some(Rule::Any),
             mrownerconfig: Some(Rule::Any),
             mrservicetd: Some(Rule::Any),

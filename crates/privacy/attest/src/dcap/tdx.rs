@@ -1,5 +1,6 @@
 //! Trust domains.
 
+use lambda_types::InstanceId;
 use serde_json::json;
 
 use super::body::{Body, TdReport};
@@ -105,7 +106,7 @@ pub(crate) fn check(
     tcb::claim(&established, &statuses, &ledger, &mut claims);
     context.demand.check(&checks::QUOTE_REPORT_DATA, &report.report_data, recorder);
     check_attributes(report, policy, recorder);
-    let image = check_measurements(report, policy, recorder);
+    let image = check_measurements(report, policy, context.instance, recorder);
     rtmr::check(evidence.event_log.as_ref(), policy.event_log, &report.rtmrs, recorder);
     appraised(Some(&established), claims, image)
 }
@@ -282,7 +283,12 @@ fn check_attributes(report: &TdReport, policy: &TdxPolicy, recorder: &mut Record
     allowed(&checks::TD_XFAM, "tdx.xfam", policy.xfam.as_ref(), &Hex(report.xfam), recorder);
 }
 
-fn check_measurements(report: &TdReport, policy: &TdxPolicy, recorder: &mut Recorder) -> Option<Matched> {
+fn check_measurements(
+    report: &TdReport,
+    policy: &TdxPolicy,
+    instance: Option<InstanceId>,
+    recorder: &mut Recorder,
+) -> Option<Matched> {
     let [rtmr0, rtmr1, rtmr2, rtmr3] = report.rtmrs.map(Hex);
     let found = match &policy.measurement {
         None => Err(silent("tdx.measurement")),
@@ -296,16 +302,18 @@ fn check_measurements(report: &TdReport, policy: &TdxPolicy, recorder: &mut Reco
     let image = found.as_ref().ok().cloned().flatten();
     recorder.record(&checks::TD_MEASUREMENT, found.map(|_| "the policy allows what was built and booted".into()));
     let mrseam = Hex(report.mrseam);
-    let values: [(&'static CheckInfo, &str, Option<&Rule<Hex<48>>>, Hex<48>); 5] = [
+    let values: [(&'static CheckInfo, &str, Option<&Rule<Hex<48>>>, Hex<48>); 4] = [
         (&checks::MODULE_MRSEAM, "tdx.mrseam", policy.mrseam.as_ref(), mrseam),
         (&checks::TD_RTMR3, "tdx.rtmr3", policy.rtmr3.as_ref(), rtmr3),
-        (&checks::TD_MRCONFIGID, "tdx.mrconfigid", policy.mrconfigid.as_ref(), Hex(report.mrconfigid)),
         (&checks::TD_MROWNER, "tdx.mrowner", policy.mrowner.as_ref(), Hex(report.mrowner)),
         (&checks::TD_MROWNERCONFIG, "tdx.mrownerconfig", policy.mrownerconfig.as_ref(), Hex(report.mrownerconfig)),
     ];
     for (info, field, rule, value) in values {
         allowed(info, field, rule, &value, recorder);
     }
+    let mrconfigid = policy.mrconfigid.as_ref().ok_or_else(|| silent("tdx.mrconfigid"));
+    let named = mrconfigid.and_then(|rule| rule.judge(&Hex(report.mrconfigid), &report.mrconfigid, instance));
+    recorder.record(&checks::TD_MRCONFIGID, named);
     match &report.later {
         Some(later) => {
             let bound = Hex(later.mrservicetd);

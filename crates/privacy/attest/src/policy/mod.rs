@@ -14,7 +14,7 @@ use crate::pki::{ParsedCertificate, PkiError};
 use crate::psa::PsaPolicy;
 use crate::snp::SnpPolicy;
 
-pub use rule::{ImageReference, Matched, Reference, Rule};
+pub use rule::{HostDataRule, ImageReference, Matched, Reference, Rule};
 
 /// Version of the policy document.
 pub const POLICY_VERSION: u32 = 1;

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 
-use lambda_types::ImageId;
+use lambda_types::launch::host_data;
 use lambda_types::shape::Shape;
+use lambda_types::{ImageId, InstanceId};
 use serde::{Deserialize, Serialize};
 
 /// What a value may be.
@@ -20,6 +21,44 @@ impl<T: PartialEq> Rule<T> {
         match self {
             Self::Any => true,
             Self::OneOf(values) => values.contains(value),
+        }
+    }
+}
+
+/// What the host may have bound to the guest at launch, in the field that the processor keeps for that: SNP's HOST_DATA,
+/// TDX's MRCONFIGID, CCA's personalization value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostDataRule<T> {
+    /// Anything: said, not left out. Evidence of one instance then looks like that of another, as far as the processor says.
+    Any,
+    /// The id of the instance that is being judged, as [`host_data`] writes it, and zeros behind it.
+    Instance,
+    /// One of these.
+    OneOf(Vec<T>),
+}
+
+impl<T: PartialEq + std::fmt::Display> HostDataRule<T> {
+    /// Whether a host may have bound this. `bytes` are the value's; `instance` is what is being judged, where that is known.
+    ///
+    /// # Errors
+    /// A sentence, when it is not allowed, or when nobody said which instance it has to name.
+    pub(crate) fn judge(&self, value: &T, bytes: &[u8], instance: Option<InstanceId>) -> Result<String, String> {
+        match self {
+            Self::Any => Ok("the policy allows any".into()),
+            Self::OneOf(values) if values.contains(value) => Ok(format!("{value} is allowed")),
+            Self::OneOf(_) => Err(format!("{value} is not one that the policy allows")),
+            Self::Instance => {
+                let instance = instance.ok_or(
+                    "the policy wants it to name the instance, and nobody said which instance this is evidence of",
+                )?;
+                let named = host_data(instance).into_iter().chain(std::iter::repeat(0)).take(bytes.len());
+                if named.eq(bytes.iter().copied()) {
+                    Ok(format!("it names {instance}"))
+                } else {
+                    Err(format!("{value} does not name {instance}: this was launched as something else"))
+                }
+            }
         }
     }
 }

@@ -102,7 +102,7 @@ impl Scene {
         static ANCHORS: LazyLock<Anchors> = LazyLock::new(|| Anchors::vendor().unwrap());
         let endorsements = Endorsements { anchors: &ANCHORS, collateral: &Collateral::none() };
         let demand = if given.is_some() { Demand::Nothing } else { Demand::ReportData(&self.demand) };
-        let context = Context { demand, endorsements: &endorsements, given, now: UnixTime(0) };
+        let context = Context { demand, endorsements: &endorsements, given, instance: None, now: UnixTime(0) };
         let mut recorder = Recorder::default();
         let evidence = PsaEvidence { token: token.into() };
         let appraised = super::check(&evidence, &self.policy, &context, &mut recorder);

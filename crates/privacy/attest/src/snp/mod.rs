@@ -87,7 +87,7 @@ pub(crate) fn check(
     rules::check_guest_policy(&report, policy, recorder);
     rules::check_platform(&report, policy, recorder);
     context.demand.check(&checks::REPORT_DATA, &report.report_data, recorder);
-    appraised.image = rules::check_identity(&report, policy, recorder);
+    appraised.image = rules::check_identity(&report, policy, context.instance, recorder);
     appraised.claims = claims::claims(&report, line, signer, leaf.as_ref());
     if let Some(name) = facts.map(|facts| facts.product_name.as_str()).or_else(|| line.map(AmdLine::name)) {
         appraised.product = name.into();

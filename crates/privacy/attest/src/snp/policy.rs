@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::anchors::AmdLine;
 use crate::hexbytes::Hex;
-use crate::policy::{Reference, Rule};
+use crate::policy::{HostDataRule, Reference, Rule};
 
 use super::tcb::{TcbFloors, TcbParts};
 
@@ -62,7 +62,7 @@ pub struct SnpPolicy {
     pub measurement: Option<Reference<Hex<48>>>,
     /// What the host bound to the guest at launch.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub host_data: Option<Rule<Hex<32>>>,
+    pub host_data: Option<HostDataRule<Hex<32>>>,
     /// FAMILY_ID of the ID block.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub family_id: Option<Rule<Hex<16>>>,
@@ -286,7 +286,7 @@ impl<'de> Deserialize<'de> for FirmwareFloor {
 
 impl SnpPolicy {
     /// What to expect when nothing else is known than what runs: any line, a VCEK, a current revocation list, committed
-    /// firmware, no migration, VMPL 0, hidden aliases ruled out, no ID block demanded. Floors are those of AMD-SB-3019
+    /// firmware, no migration, VMPL 0, hidden aliases ruled out, host data that names the instance, no ID block demanded. Floors are those of AMD-SB-3019
     /// (loading of forged microcode): the customer raises them to what later bulletins ask for.
     #[must_use]
     pub fn for_measurement(measurement: Reference<Hex<48>>) -> Self {
@@ -302,6 +302,7 @@ impl SnpPolicy {
             vmpl: Some(vec![0]),
             migration: Some(Migration::Forbidden),
             measurement: Some(measurement),
+            host_data: Some(HostDataRule::Instance),
             ..Self::default_appraisal()
         }
     }
@@ -327,7 +328,7 @@ impl SnpPolicy {
             platform: Some(PlatformRule::any()),
             vmpl: Some(vec![0, 1, 2, 3]),
             measurement: Some(Reference::Any),
-            host_data: Some(Rule::Any),
+            host_data: Some(HostDataRule::Any),
             family_id: Some(Rule::Any),
             image_id: Some(Rule::Any),
             minimum_guest_svn: Some(0),

@@ -1,5 +1,7 @@
 //! What the report says against what the policy says, field by field.
 
+use lambda_types::InstanceId;
+
 use super::checks;
 use super::policy::{FirmwareFloor, FlagRule, GuestPolicyRule, Mask, Migration, PlatformRule, SnpPolicy};
 use super::report::{FirmwareVersion, GuestPolicy, PlatformInfo, SnpReport};
@@ -264,7 +266,12 @@ pub(super) fn check_mitigations(report: &SnpReport<'_>, policy: &SnpPolicy, reco
 }
 
 /// Who is running: privilege level, measurement, host data, ID block, this very guest.
-pub(super) fn check_identity(report: &SnpReport<'_>, policy: &SnpPolicy, recorder: &mut Recorder) -> Option<Matched> {
+pub(super) fn check_identity(
+    report: &SnpReport<'_>,
+    policy: &SnpPolicy,
+    instance: Option<InstanceId>,
+    recorder: &mut Recorder,
+) -> Option<Matched> {
     recorder.record(
         &checks::VMPL,
         match &policy.vmpl {
@@ -282,7 +289,9 @@ pub(super) fn check_identity(report: &SnpReport<'_>, policy: &SnpPolicy, recorde
         Some(Err(why)) => (Err(format!("{measured} was launched: {why}")), None),
     };
     recorder.record(&checks::MEASUREMENT, result);
-    check_rule(&checks::HOST_DATA, "host_data", policy.host_data.as_ref(), &report.host_data, recorder);
+    let host_data = policy.host_data.as_ref().ok_or_else(|| silent("host_data"));
+    let named = host_data.and_then(|rule| rule.judge(&report.host_data, &report.host_data.0, instance));
+    recorder.record(&checks::HOST_DATA, named);
     check_rule(&checks::FAMILY_ID, "family_id", policy.family_id.as_ref(), &report.family_id, recorder);
     check_rule(&checks::IMAGE_ID, "image_id", policy.image_id.as_ref(), &report.image_id, recorder);
     recorder.record(

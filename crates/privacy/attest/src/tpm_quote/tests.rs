@@ -200,7 +200,7 @@ impl Scene {
 fn judge(evidence: &TpmQuoteEvidence, given: Option<&Given>, now: UnixTime) -> (Vec<String>, Assurance) {
     static ANCHORS: LazyLock<Anchors> = LazyLock::new(|| Anchors::vendor().unwrap());
     let endorsements = Endorsements { anchors: &ANCHORS, collateral: &Collateral::none() };
-    let context = Context { demand: Demand::Nothing, endorsements: &endorsements, given, now };
+    let context = Context { demand: Demand::Nothing, endorsements: &endorsements, given, instance: None, now };
     let mut recorder = Recorder::default();
     let appraised = super::check(evidence, &context, &mut recorder);
     let list = crate::checks::listed(&[&[&crate::checks::POLICY_TEE], TPM_QUOTE]);

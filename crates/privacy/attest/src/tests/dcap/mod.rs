@@ -2,6 +2,7 @@
 
 mod flips;
 mod forge;
+mod good;
 mod negatives;
 mod quotes;
 mod scene;

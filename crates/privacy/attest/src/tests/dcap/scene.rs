@@ -2,28 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use lambda_types::{Binary, ImageId};
+use lambda_types::{Binary, ImageId, InstanceId};
 
 use super::forge::{CertificateSpec, CrlSpec, PlatformSpec, raw_signature};
-use super::quotes::{Enclave, INTEL_VENDOR, LogEvent, QuoteSpec, Td, event_log, replayed};
+pub(super) use super::good::*;
+use super::quotes::{Enclave, LogEvent, QuoteSpec, Td, event_log, replayed};
 use crate::appraise::{Appraised, Context, Demand};
 use crate::checks::Recorder;
 use crate::dcap::{DcapPolicy, LogRule, SgxPolicy, TcbStatus, TdxPolicy, TdxReference, sgx, tdx};
-use crate::policy::{ImageReference, Reference, Rule};
+use crate::policy::{HostDataRule, ImageReference, Reference, Rule};
 use crate::verdict::{Check, Outcome};
 use crate::{Anchors, Collateral, Endorsements, Given, Hex, IntelCollateral, SgxEvidence, TdxEvidence, UnixTime};
 
-pub(super) const ROOT: &str = "Test SGX Root CA";
-pub(super) const PCK_CA: &str = "Intel SGX PCK Platform CA";
-pub(super) const PCK: &str = "Intel SGX PCK Certificate";
-pub(super) const SIGNER: &str = "Intel SGX TCB Signing";
-
-pub(super) const ROOT_KEY: u8 = 1;
-pub(super) const CA_KEY: u8 = 2;
-pub(super) const PCK_KEY: u8 = 3;
-pub(super) const SIGNER_KEY: u8 = 4;
-pub(super) const ATTESTATION_KEY: u8 = 5;
-pub(super) const STRANGER_KEY: u8 = 9;
+/// Dates of the documents.
+const ISSUED: &str = "2026-05-15T00:00:00Z";
+const NEXT: &str = "2026-06-15T00:00:00Z";
 
 /// What runs.
 #[derive(Clone)]
@@ -63,62 +56,7 @@ pub(super) struct Scene {
     pub(super) asked: [u8; 64],
     pub(super) now: &'static str,
     pub(super) given: Option<Given>,
-}
-
-fn components(svn: u8) -> String {
-    let one = format!(r#"{{"svn":{svn},"category":"BIOS","type":"test"}}"#);
-    format!("[{}]", vec![one; 16].join(","))
-}
-
-fn level(svn: u8, pcesvn: u8, status: &str, is_tdx: bool) -> String {
-    let tdx = if is_tdx { format!(r#","tdxtcbcomponents":{}"#, components(svn)) } else { String::new() };
-    let sgx = components(svn);
-    format!(
-        r#"{{"tcb":{{"sgxtcbcomponents":{sgx},"pcesvn":{pcesvn}{tdx}}},"tcbDate":"2026-01-01T00:00:00Z","tcbStatus":"{status}","advisoryIDs":["INTEL-SA-{svn:05}"]}}"#
-    )
-}
-
-fn tcb_info(is_tdx: bool) -> String {
-    let id = if is_tdx { "TDX" } else { "SGX" };
-    let zeros = "0".repeat(96);
-    let module = format!(r#""mrsigner":"{zeros}","attributes":"0000000000000000","attributesMask":"FFFFFFFFFFFFFFFF""#);
-    let isv = r#""tcbLevels":[{"tcb":{"isvsvn":4},"tcbDate":"2026-01-01T00:00:00Z","tcbStatus":"UpToDate"},{"tcb":{"isvsvn":2},"tcbDate":"2025-01-01T00:00:00Z","tcbStatus":"OutOfDate"}]"#;
-    let modules = if is_tdx {
-        format!(r#""tdxModule":{{{module}}},"tdxModuleIdentities":[{{"id":"TDX_01",{module},{isv}}}],"#)
-    } else {
-        String::new()
-    };
-    let levels = [level(5, 11, "UpToDate", is_tdx), level(2, 5, "OutOfDate", is_tdx)].join(",");
-    format!(
-        r#"{{"id":"{id}","version":3,"issueDate":"2026-05-15T00:00:00Z","nextUpdate":"2026-06-15T00:00:00Z","fmspc":"B0C06F000000","pceId":"0000","tcbType":0,"tcbEvaluationDataNumber":17,{modules}"tcbLevels":[{levels}]}}"#
-    )
-}
-
-fn identity(is_tdx: bool) -> String {
-    let id = if is_tdx { "TD_QE" } else { "QE" };
-    let signer = "77".repeat(32);
-    format!(
-        r#"{{"id":"{id}","version":2,"issueDate":"2026-05-15T00:00:00Z","nextUpdate":"2026-06-15T00:00:00Z","tcbEvaluationDataNumber":17,"miscselect":"00000000","miscselectMask":"FFFFFFFF","attributes":"11000000000000000000000000000000","attributesMask":"FBFFFFFFFFFFFFFF0000000000000000","mrsigner":"{signer}","isvprodid":2,"tcbLevels":[{{"tcb":{{"isvsvn":4}},"tcbDate":"2026-01-01T00:00:00Z","tcbStatus":"UpToDate"}},{{"tcb":{{"isvsvn":2}},"tcbDate":"2025-01-01T00:00:00Z","tcbStatus":"OutOfDate","advisoryIDs":["INTEL-SA-00002"]}}]}}"#
-    )
-}
-
-fn enclave() -> Enclave {
-    Enclave {
-        cpusvn: [5; 16],
-        miscselect: [0; 4],
-        ext_product: [0; 16],
-        flags: 0x5,
-        xfrm: 0xe7,
-        mrenclave: [0x11; 32],
-        mrsigner: [0x22; 32],
-        config_id: [0; 64],
-        product: 3,
-        svn: 7,
-        config_svn: 0,
-        family: [0; 16],
-        report_data: [0x5a; 64],
-        reserved: 0,
-    }
+    pub(super) instance: Option<InstanceId>,
 }
 
 fn td() -> Td {
@@ -191,7 +129,7 @@ fn tdx_policy(td: &Td) -> TdxPolicy {
             shapes,
         }])),
         rtmr3: Some(one(rtmr3)),
-        mrconfigid: Some(one(Hex(td.mrconfigid))),
+        mrconfigid: Some(HostDataRule::OneOf(vec![Hex(td.mrconfigid)])),
         mrowner: Some(one(Hex(td.mrowner))),
         mrownerconfig: Some(one(Hex(td.mrownerconfig))),
         mrservicetd: Some(one(Hex([0; 48]))),
@@ -243,40 +181,12 @@ impl Scene {
 
     fn around(guest: Guest, version: u16, tee: u32) -> Self {
         let is_tdx = matches!(guest, Guest::Td(..));
-        let qe = Enclave { mrsigner: [0x77; 32], product: 2, svn: 4, flags: 0x15, report_data: [0; 64], ..enclave() };
         let root = CertificateSpec::authority(ROOT, ROOT, ROOT_KEY, ROOT_KEY);
         Self {
             guest,
-            quote: QuoteSpec {
-                version,
-                key_type: 2,
-                tee,
-                vendor: INTEL_VENDOR,
-                body_type: None,
-                attestation_key: ATTESTATION_KEY,
-                signed_by: ATTESTATION_KEY,
-                qe,
-                authentication: (0..32).collect(),
-                carried: None,
-                padding: 0,
-                qe_signed_by: PCK_KEY,
-                certification_type: 5,
-                trailing: Vec::new(),
-            },
+            quote: quote(version, tee),
             tamper: |_| {},
-            platform: PlatformSpec {
-                ppid: [0x66; 16],
-                components: [5; 16],
-                cpusvn: [5; 16],
-                pcesvn: 11,
-                pce_id: [0; 2],
-                fmspc: [0xb0, 0xc0, 0x6f, 0, 0, 0],
-                smt: Some(false),
-                dynamic: Some(false),
-                cached_keys: Some(false),
-                left_out: None,
-                twice: None,
-            },
+            platform: platform(),
             pinned: root.clone(),
             root,
             pck_ca: CertificateSpec {
@@ -290,8 +200,8 @@ impl Scene {
             signer_chain: |chain| chain,
             pck_crl: CrlSpec::of(PCK_CA, CA_KEY),
             root_crl: CrlSpec::of(ROOT, ROOT_KEY),
-            tcb_info: tcb_info(is_tdx),
-            identity: identity(is_tdx),
+            tcb_info: tcb_info(is_tdx, ISSUED, NEXT),
+            identity: identity(is_tdx, ISSUED, NEXT),
             tcb_info_after: ("", ""),
             identity_after: ("", ""),
             signs_documents: SIGNER_KEY,
@@ -300,6 +210,7 @@ impl Scene {
             asked: [0x5a; 64],
             now: "2026-06-01T00:00:00Z",
             given: None,
+            instance: None,
         }
     }
 
@@ -408,7 +319,8 @@ impl Scene {
         let endorsements = Endorsements { anchors, collateral };
         let now: UnixTime = self.now.parse().unwrap();
         let demand = Demand::ReportData(&self.asked);
-        let context = Context { demand, endorsements: &endorsements, given: self.given.as_ref(), now };
+        let context =
+            Context { demand, endorsements: &endorsements, given: self.given.as_ref(), instance: self.instance, now };
         let mut recorder = Recorder::default();
         let quote = Binary::from(quote);
         let appraised = match &self.guest {

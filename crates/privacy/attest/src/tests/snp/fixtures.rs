@@ -50,7 +50,8 @@ impl Fixture {
     pub(super) fn judge(&self, evidence: &SnpEvidence, anchors: &Anchors) -> (Appraised, Vec<Check>) {
         let now: UnixTime = self.manifest["expected"]["time_for_validity"].as_str().unwrap().parse().unwrap();
         let endorsements = Endorsements { anchors, collateral: &self.collateral };
-        let context = Context { demand: Demand::Nothing, endorsements: &endorsements, given: None, now };
+        let context =
+            Context { demand: Demand::Nothing, endorsements: &endorsements, given: None, instance: None, now };
         let mut recorder = Recorder::default();
         let appraised = check(evidence, &SnpPolicy::default_appraisal(), &context, &mut recorder);
         (appraised, recorder.finish(checks::SNP))

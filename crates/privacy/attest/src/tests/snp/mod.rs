@@ -5,6 +5,7 @@ mod der;
 mod fixtures;
 mod flips;
 mod forge;
+mod good;
 mod negatives;
 mod scene;
 mod silence;
