@@ -146,6 +146,10 @@ fn unhealthy(reason: Degradation, since_ms: u64) -> Condition {
             "a block of the volume was changed outside the guest and reads as an error; nothing forged was read. \
              Copy what you need to another instance, or restore the volume"
         }
+        Degradation::VolumeIo => {
+            "the node's disk refused to read or write a part of the volume, and the volume may take nothing more; \
+             restart the instance. If it happens again, the operator has to look at the node's disk"
+        }
         Degradation::VolumeNotGrown => {
             "the volume is larger than its file system, which an older image made and which cannot grow; go on with the old \
              size, or move to a new instance"

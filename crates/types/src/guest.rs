@@ -109,13 +109,15 @@ pub enum Degradation {
     SshUnreachable,
     /// A block of the volume did not authenticate: its reader got an error. Lasts until the next boot.
     VolumeIntegrity,
+    /// The disk below the volume refused to read or write: what was to be written may be lost. Lasts until the next boot.
+    VolumeIo,
     /// The volume is longer than its file system, which could not grow. Lasts until the next boot.
     VolumeNotGrown,
 }
 
 impl Degradation {
     /// Every one.
-    pub const ALL: [Self; 3] = [Self::SshUnreachable, Self::VolumeIntegrity, Self::VolumeNotGrown];
+    pub const ALL: [Self; 4] = [Self::SshUnreachable, Self::VolumeIntegrity, Self::VolumeIo, Self::VolumeNotGrown];
 
     /// The stable code, as in JSON.
     #[must_use]
@@ -123,6 +125,7 @@ impl Degradation {
         match self {
             Self::SshUnreachable => "ssh-unreachable",
             Self::VolumeIntegrity => "volume-integrity",
+            Self::VolumeIo => "volume-io",
             Self::VolumeNotGrown => "volume-not-grown",
         }
     }

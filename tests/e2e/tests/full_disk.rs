@@ -85,6 +85,14 @@ fn roles_come_back(cloud: &Cloud, customer: &Customer) {
     }
 }
 
+/// The instance's conditions come to hold this.
+fn says(customer: &Customer, condition: &str) {
+    wait_for(&format!("`{condition}`"), Duration::from_secs(60), || {
+        let said = customer.run(["instance", "why", "web"]).ok();
+        if said.contains(condition) { Ok(()) } else { Err(said) }
+    });
+}
+
 #[test]
 fn a_full_disk_is_said_everywhere_and_costs_nothing_that_was_kept() {
     let cloud = Cloud::start_with(Options { disk_mib: Some(DISK_MIB), ..Options::default() });
@@ -99,6 +107,7 @@ fn a_full_disk_is_said_everywhere_and_costs_nothing_that_was_kept() {
     let written = customer.ssh("web", "sudo dd if=/dev/urandom of=/var/lib/more bs=1M count=64 conv=fsync");
     assert_ne!(written.code, 0, "{}", written.all());
     assert!(written.all().contains("Input/output error"), "the guest is told: {}", written.all());
+    says(&customer, "[volume-io] [degraded;");
     let refused = the_store_says_so(&cloud, &customer, &image);
     roles_come_back(&cloud, &customer);
     assert_eq!(web.processes(), processes, "the guest runs on");
@@ -110,6 +119,8 @@ fn a_full_disk_is_said_everywhere_and_costs_nothing_that_was_kept() {
     });
     // A device that could not keep what it was given takes nothing more until it is opened again.
     let _ = customer.run(["instance", "restart", "web"]).ok();
+    let why = customer.run(["instance", "why", "web"]).ok();
+    assert!(!why.contains("volume-io"), "{why}");
     assert_eq!(customer.ssh("web", "cat /var/lib/kept").ok().trim(), "kept");
     let _ = customer.ssh("web", "sudo dd if=/dev/urandom of=/var/lib/more bs=1M count=64 conv=fsync").ok();
 }

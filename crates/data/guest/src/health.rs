@@ -2,7 +2,8 @@
 //!
 //! SSH: is anything listening on port 22? A connection would ask the same of the kernel, but start a process of sshd and leave
 //! a line in the journal each time. The volume: dm-crypt counts nothing, and a dm-integrity below it that only stores tags
-//! cannot; what the kernel says of a sector that does not authenticate is one line of its log.
+//! cannot; what the kernel says of a sector that does not authenticate is one line of its log, and so is what it says of a
+//! disk that refuses a request.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -29,9 +30,9 @@ const O_NONBLOCK: i32 = 0o4000;
 pub struct Health {
     misses: u32,
     log: Option<File>,
-    /// How the kernel's log names a sector of the volume that does not authenticate.
-    complaints: Vec<String>,
+    complaints: Complaints,
     volume_damaged: bool,
+    volume_refuses: bool,
     /// Found at the boot, and true until the next.
     volume_not_grown: bool,
 }
@@ -42,16 +43,23 @@ impl Health {
     pub fn resumed(degraded: &[Degradation]) -> Self {
         let log = File::options().read(true).custom_flags(O_NONBLOCK).open("/dev/kmsg").ok();
         let misses = if degraded.contains(&Degradation::SshUnreachable) { MISSES } else { 0 };
-        let complaints = complaints(Path::new("/sys/block"));
-        let volume_damaged = degraded.contains(&Degradation::VolumeIntegrity);
-        let volume_not_grown = degraded.contains(&Degradation::VolumeNotGrown);
-        Self { misses, log, complaints, volume_damaged, volume_not_grown }
+        Self {
+            misses,
+            log,
+            complaints: Complaints::of(Path::new("/sys/block")),
+            volume_damaged: degraded.contains(&Degradation::VolumeIntegrity),
+            volume_refuses: degraded.contains(&Degradation::VolumeIo),
+            volume_not_grown: degraded.contains(&Degradation::VolumeNotGrown),
+        }
     }
 
     /// Looks, and says what is wrong.
     pub fn look(&mut self) -> Vec<Degradation> {
         let listens = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().any(|path| File::open(path).is_ok_and(listens));
-        self.volume_damaged |= self.log.as_ref().is_some_and(|log| reports_damage(log, &self.complaints));
+        for record in self.log.iter().flat_map(records) {
+            self.volume_damaged |= is_of_kernel(&record, &self.complaints.damage);
+            self.volume_refuses |= is_of_kernel(&record, &self.complaints.refusal);
+        }
         self.judge(listens)
     }
 
@@ -60,6 +68,7 @@ impl Health {
         let found = [
             (Degradation::SshUnreachable, self.misses >= MISSES),
             (Degradation::VolumeIntegrity, self.volume_damaged),
+            (Degradation::VolumeIo, self.volume_refuses),
             (Degradation::VolumeNotGrown, self.volume_not_grown),
         ];
         found.into_iter().filter_map(|(degradation, seen)| seen.then_some(degradation)).collect()
@@ -77,36 +86,52 @@ fn listens(table: impl std::io::Read) -> bool {
     listening.any(|local| local.ends_with(":0016"))
 }
 
-/// dm-crypt complains in the name of its own device or of the one below it; which, depends on the request. Another encrypted
-/// device, which the customer may have made, is the customer's.
-fn complaints(blocks: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(blocks).into_iter().flatten().flatten();
-    let of_volume = entries.filter(|entry| {
-        let name = std::fs::read_to_string(entry.path().join("dm/name")).unwrap_or_default();
-        volume::mappings().iter().any(|mapping| mapping == name.trim_end())
-    });
-    let named = |device: &str| format!("device-mapper: crypt: {device}: INTEGRITY AEAD ERROR");
-    of_volume.map(|entry| named(&entry.file_name().to_string_lossy())).collect()
+/// How the kernel's log names what goes wrong with the volume. Another device, which the customer may have made, is the
+/// customer's.
+#[derive(Debug, Default)]
+struct Complaints {
+    /// A sector does not authenticate. dm-crypt says it in the name of its own device or of the one below it; which, depends on
+    /// the request.
+    damage: Vec<String>,
+    /// The disk answered a request with an error.
+    refusal: Vec<String>,
 }
 
-/// Whether the kernel's log says anywhere after the last look that a sector did not authenticate.
-fn reports_damage(mut log: &File, complaints: &[String]) -> bool {
+impl Complaints {
+    fn of(blocks: &Path) -> Self {
+        let mut complaints = Self::default();
+        for entry in std::fs::read_dir(blocks).into_iter().flatten().flatten() {
+            let device = entry.file_name().to_string_lossy().into_owned();
+            let attribute = |name: &str| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+            if volume::mappings().iter().any(|mapping| mapping == attribute("dm/name").trim_end()) {
+                complaints.damage.push(format!("device-mapper: crypt: {device}: INTEGRITY AEAD ERROR"));
+            }
+            if attribute("serial").trim_end() == volume::VOLUME_SERIAL {
+                complaints.refusal.push(format!("I/O error, dev {device}, sector "));
+            }
+        }
+        complaints
+    }
+}
+
+/// What the kernel's log says after the last look.
+fn records(mut log: &File) -> Vec<Vec<u8>> {
     let mut record = [0u8; RECORD_BYTES];
-    let mut damage = false;
+    let mut records = Vec::new();
     for _ in 0..MOST_RECORDS {
         match log.read(&mut record) {
             Ok(0) => break,
-            Ok(length) => damage |= is_damage(&record[..length], complaints),
+            Ok(length) => records.push(record[..length].to_vec()),
             // Records were overwritten before they were read: on with the oldest there is.
             Err(error) if error.raw_os_error() == Some(Errno::PIPE.raw_os_error()) => {}
             Err(_) => break,
         }
     }
-    damage
+    records
 }
 
 /// `priority,sequence,microseconds,flags;text`. The kernel's own records have facility 0, which nobody else can write.
-fn is_damage(record: &[u8], complaints: &[String]) -> bool {
+fn is_of_kernel(record: &[u8], complaints: &[String]) -> bool {
     let text = String::from_utf8_lossy(record);
     let Some((prefix, message)) = text.split_once(';') else { return false };
     let by_kernel = prefix.split(',').next().and_then(|priority| priority.parse::<u32>().ok()).is_some_and(|it| it < 8);
@@ -149,8 +174,7 @@ mod tests {
 
     #[test]
     fn ssh_counts_as_gone_after_a_second_miss_and_as_back_at_once() {
-        let mut health =
-            Health { misses: 0, log: None, complaints: Vec::new(), volume_damaged: false, volume_not_grown: false };
+        let mut health = Health { log: None, ..Health::resumed(&[]) };
         assert_eq!(health.judge(false), []);
         assert_eq!(health.judge(false), [Degradation::SshUnreachable]);
         assert_eq!(health.judge(true), []);
@@ -172,23 +196,33 @@ mod tests {
             std::fs::create_dir_all(folder.path().join(device).join("dm")).unwrap();
             std::fs::write(folder.path().join(device).join("dm/name"), name).unwrap();
         }
-        std::fs::create_dir(folder.path().join("vda")).unwrap();
-        let complaints = complaints(folder.path());
-        let is_damage = |record: &str| is_damage(record.as_bytes(), &complaints);
+        for (disk, serial) in [("vda", "lambda-root\n"), ("vdb", "lambda-volume\n")] {
+            std::fs::create_dir(folder.path().join(disk)).unwrap();
+            std::fs::write(folder.path().join(disk).join("serial"), serial).unwrap();
+        }
+        let complaints = Complaints::of(folder.path());
+        let judged = |record: &str| {
+            [&complaints.damage, &complaints.refusal].map(|complaints| is_of_kernel(record.as_bytes(), complaints))
+        };
         for device in ["dm-1", "dm-2"] {
             let said =
                 format!("3,445,8637808,-;trusted_key: device-mapper: crypt: {device}: INTEGRITY AEAD ERROR, sector 8");
-            assert!(is_damage(&said), "{said}");
+            assert_eq!(judged(&said), [true, false], "{said}");
         }
+        let refused = "I/O error, dev vdb, sector 20480 op 0x1:(WRITE) flags 0x800 phys_seg 1 prio class 2";
+        assert_eq!(judged(&format!("3,446,8637809,-;{refused}")), [false, true]);
         for other in [
             "3,445,8637808,-;trusted_key: device-mapper: crypt: dm-3: INTEGRITY AEAD ERROR, sector 8",
             "3,445,8637808,-;trusted_key: device-mapper: crypt: dm-12: INTEGRITY AEAD ERROR, sector 8",
             "12,445,8637808,-;device-mapper: crypt: dm-1: INTEGRITY AEAD ERROR, sector 8",
             "3,445,8637808,-;device-mapper: crypt: dm-1: something else",
             "device-mapper: crypt: dm-1: INTEGRITY AEAD ERROR, sector 8",
+            "3,446,8637809,-;I/O error, dev vda, sector 8 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 2",
+            "3,446,8637809,-;I/O error, dev vdb2, sector 8 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 2",
+            "12,446,8637809,-;I/O error, dev vdb, sector 8 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 2",
             "",
         ] {
-            assert!(!is_damage(other), "{other}");
+            assert_eq!(judged(other), [false, false], "{other}");
         }
     }
 }
