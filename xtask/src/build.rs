@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{paths, run};
 
-const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// How the programs are compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,24 +66,33 @@ pub(crate) fn programs(profile: Profile) -> Result<PathBuf> {
         let mut cargo = run::cargo(&paths::repository());
         run::run(cargo.args(["build", "--locked", "--profile", profile.name(), "-p", "lambda-cli", "-p", "lambdad"]))
     })?;
-    Ok(paths::target().join(profile.folder()))
+    Ok(folder(profile))
+}
+
+/// Where the programs are once they are built.
+pub(crate) fn folder(profile: Profile) -> PathBuf {
+    paths::target().join(profile.folder())
 }
 
 /// Builds `lambda-guest`: static, because it runs before there is a root file system, and with no path of this machine in it,
 /// because it is measured.
 pub(crate) fn guest() -> Result<PathBuf> {
-    let repository = paths::repository();
     let folder = paths::target().join("guest");
     run::step("building lambda-guest (static)", || {
-        let mut flags = String::from("-C target-feature=+crt-static -C relocation-model=static");
-        for (from, to) in [(repository.clone(), "/lambda"), (cargo_home(), "/cargo")] {
-            flags.push_str(&format!(" --remap-path-prefix={}={to}", from.display()));
-        }
-        let mut cargo = run::cargo(&repository);
+        let mut cargo = run::cargo(&paths::repository());
         cargo.args(["build", "--locked", "--release", "-p", "lambda-guest", "--target", GUEST_TARGET]);
-        run::run(cargo.env("RUSTFLAGS", flags).env("CARGO_TARGET_DIR", &folder))
+        run::run(cargo.env("RUSTFLAGS", guest_flags()).env("CARGO_TARGET_DIR", &folder))
     })?;
     Ok(folder.join(GUEST_TARGET).join("release/lambda-guest"))
+}
+
+/// What makes the guest program static and its paths those of no machine.
+pub(crate) fn guest_flags() -> String {
+    let mut flags = String::from("-C target-feature=+crt-static -C relocation-model=static");
+    for (from, to) in [(paths::repository(), "/lambda"), (cargo_home(), "/cargo")] {
+        flags.push_str(&format!(" --remap-path-prefix={}={to}", from.display()));
+    }
+    flags
 }
 
 fn cargo_home() -> PathBuf {

@@ -59,7 +59,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let data = options.data.clone().unwrap_or_else(paths::demo_data);
     let data = std::path::absolute(&data).context("the data folder's path")?;
     if options.down {
-        return down(&options.programs()?, &data);
+        return down(&options.remover()?, &data);
     }
     let before = Before::look(&data)?;
     if options.once && before == Before::Stopped {
@@ -114,6 +114,12 @@ fn supervisor_runs(data: &Path) -> bool {
 impl Options {
     fn programs(&self) -> Result<PathBuf> {
         self.bin_dir.clone().map_or_else(|| build::programs(Profile::Demo), Ok)
+    }
+
+    /// The programs that a removal needs: those of the last build do.
+    fn remover(&self) -> Result<PathBuf> {
+        let built = build::folder(Profile::Demo);
+        if self.bin_dir.is_none() && built.join("lambdad").is_file() { Ok(built) } else { self.programs() }
     }
 
     /// The programs' folder, and the guest agent unless programs and image were given.
@@ -266,6 +272,8 @@ impl Demo {
         }
         let mut create = self.lambda();
         create.args(["instance", "create", "--name", NAME, "--image", "debian-12", "--shape", shape]);
+        // What is booked must be free: a small disk has to do.
+        create.args(["--volume-gib", "4"]);
         create.arg("--ssh-key").arg(self.ssh_key().with_extension("pub"));
         self.attend(&mut create)
     }
@@ -341,15 +349,15 @@ impl Demo {
         println!(
             "\nThe cloud keeps running. To use it from this shell:
 
-  export LAMBDA_CONFIG_DIR={config} PATH={bin}:$PATH
+  export LAMBDA_CONFIG_DIR={config} KEY={key} PATH={bin}:$PATH
   lambda instance list
-  lambda ssh --identity {key} {NAME}
-  lambda instance attest {NAME}      fresh evidence, judged on this machine
-  lambda instance why {NAME}         what it waits for, if anything
-  lambda instance restart {NAME}     goes through attestation again
-  {look}     all the operator has: ciphertext
+  lambda ssh --identity $KEY {NAME}
+  lambda instance attest {NAME}        fresh evidence, judged on this machine
+  lambda instance why {NAME}           what it waits for, if anything
+  lambda instance restart {NAME}       goes through attestation again
+  {look}    all the operator has: ciphertext
 
-  ./x demo --down                    removes all of it",
+  README.md goes on from here. ./x demo --down removes all of it.",
             config = self.customer().join("config").display(),
             bin = self.bin().display(),
             key = self.ssh_key().display(),
@@ -401,7 +409,15 @@ mod tests {
         let mut stands_in =
             std::os::unix::process::CommandExt::arg0(&mut stands_in, folder.path()).arg("60").spawn().unwrap();
         std::fs::write(folder.path().join("run/up.pid"), stands_in.id().to_string()).unwrap();
-        let runs = supervisor_runs(folder.path());
+        // The kernel shows a new process's arguments a moment after it started.
+        let start = std::time::Instant::now();
+        let runs = loop {
+            let runs = supervisor_runs(folder.path());
+            if runs || start.elapsed() > std::time::Duration::from_secs(10) {
+                break runs;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        };
         stands_in.kill().unwrap();
         stands_in.wait().unwrap();
         assert!(runs);

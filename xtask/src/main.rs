@@ -3,7 +3,9 @@
 mod bench;
 mod build;
 mod demo;
+mod differ;
 mod docs;
+mod fixtures;
 mod fuzz;
 mod layers;
 mod mutate;
@@ -11,6 +13,7 @@ mod packages;
 mod paths;
 mod run;
 mod setup;
+mod simulated;
 mod suite;
 
 use std::path::PathBuf;

@@ -17,7 +17,7 @@ Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 ";
 
 /// A cargo tool and the version that is installed when none is on the path.
-const TOOLS: &[(&str, &str)] = &[("cargo-nextest", "0.9.143"), ("cargo-deny", "0.20.2")];
+const TOOLS: &[(&str, &str)] = &[("cargo-nextest", "0.9.143"), ("cargo-deny", "0.20.2"), ("cargo-fuzz", "0.13.2")];
 
 /// What the caller is about to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, CommandFactory as _};
 
 use crate::run::{cargo, output, run, say, seconds, step};
-use crate::{build, docs, layers, mutate, paths, setup};
+use crate::{build, differ, docs, fixtures, fuzz, layers, mutate, paths, setup, simulated};
 
 /// The tests that boot no guest and build no image: not the end-to-end tests, not the guest's tests in QEMU, none with
 /// `real_guest` in its name, and not the image builder's own builds and boots.
@@ -18,30 +18,41 @@ const QUICK: &str = "not (package(lambda-e2e) | (package(lambda-guest) & kind(te
 pub(crate) struct Options {
     /// Only tests whose name contains this; the other checks are left out.
     filter: Option<String>,
-    /// Leave out the tests that boot guests or build whole images.
+    /// Leave out the tests that boot guests or build whole images, the fuzz targets, and the comparison with other verifiers.
     #[arg(long)]
     quick: bool,
     /// With the filter `attest`: make each of the verifier's checks pass, one at a time, and list those that no test notices.
     #[arg(long, requires = "filter")]
     mutate: bool,
+    /// With the filter `attest`: compare the verifier with others over changed evidence of real machines, at every change.
+    #[arg(long, requires = "filter")]
+    differ: bool,
 }
 
 /// Runs it; an error when anything failed.
 pub(crate) fn run_suite(options: &Options) -> Result<()> {
     let start = Instant::now();
-    if options.mutate {
+    if options.mutate || options.differ {
         if options.filter.as_deref() != Some("attest") {
-            bail!("only the verifier has checks to disable: ./x test attest --mutate");
+            bail!("only the verifier has these: ./x test attest --mutate, ./x test attest --differ");
         }
         setup::run(setup::Purpose::Everything)?;
-        return mutate::run();
+        if options.differ {
+            step("comparison with other verifiers, every change", || differ::run(1))?;
+        }
+        return if options.mutate { mutate::run() } else { Ok(()) };
     }
     setup::run(setup::Purpose::Everything)?;
-    if options.filter.is_none() {
+    let whole = options.filter.is_none();
+    if whole {
         checks()?;
     }
     tests(options)?;
-    if options.filter.is_none() {
+    if whole && !options.quick {
+        step("fuzz targets, a short run", fuzz::short)?;
+        step("comparison with other verifiers, every tenth change", || differ::run(10))?;
+    }
+    if whole {
         step("dependency policy (cargo deny)", deny)?;
     }
     say(&format!("==> ./x test: everything passed in {}", seconds(start.elapsed())));
@@ -56,6 +67,9 @@ fn checks() -> Result<()> {
         let mut clippy = cargo(&repository);
         run(clippy.args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     })?;
+    step("the verifier without the standard library's extras", || {
+        run(cargo(&repository).args(["check", "--locked", "-p", "lambda-attest", "--lib", "--no-default-features"]))
+    })?;
     let programs = build::programs(build::Profile::Dev)?;
     step("pages", || docs::check(Some(&programs), &crate::Arguments::command()))
 }
@@ -68,14 +82,13 @@ fn tests(options: &Options) -> Result<()> {
     } else {
         let binaries = build::binaries(build::Profile::Dev)?;
         let image = build::image(&binaries, false)?;
+        nextest.env("LAMBDA_SIMULATED_DIR", simulated::build(&image)?);
         nextest.env("LAMBDA_BIN_DIR", &binaries.folder).env("LAMBDA_IMAGE_DIR", image);
     }
     nextest.env("LAMBDA_CACHE_DIR", paths::cache());
     nextest.args(&options.filter);
-    let machines = std::env::var_os("LAMBDA_FIXTURES")
-        .map_or_else(|| paths::repository().join("../shared/fixtures"), std::path::PathBuf::from);
-    if !machines.is_dir() {
-        say(&format!("    NOT CHECKED: more real machines' logs (no {}; set LAMBDA_FIXTURES)", machines.display()));
+    for line in fixtures::left_out()? {
+        say(&format!("    {line}"));
     }
     step("tests", || {
         let status = nextest.status().context("cannot start cargo-nextest")?;

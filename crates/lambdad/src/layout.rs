@@ -124,9 +124,12 @@ impl Layout {
         }
     }
 
-    /// Stores the settings durably.
+    /// Stores the settings durably. Nothing is written when they are the stored ones: a start needs no room on the disk.
     pub(crate) fn save_settings(&self, settings: &Settings) -> Result<()> {
         let bytes = serde_json::to_vec_pretty(settings)?;
+        if std::fs::read(self.settings_path()).is_ok_and(|stored| stored == bytes) {
+            return Ok(());
+        }
         Ok(lambda_transport::pki::write_file(&self.settings_path(), &bytes, 0o644)?)
     }
 

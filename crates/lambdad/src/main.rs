@@ -57,14 +57,7 @@ enum Command {
     /// Remove a node that never comes back, and every instance on it, from the store. Their volumes were on it.
     ForgetNode(key::ForgetNode),
     /// Say what this machine can do and what is missing, with the fix.
-    Doctor {
-        /// Also look at this data folder.
-        #[arg(long)]
-        data: Option<PathBuf>,
-        /// Print one JSON document.
-        #[arg(long)]
-        json: bool,
-    },
+    Doctor(doctor::Options),
     /// Work on the keys in the store, as the control plane's user.
     #[command(hide = true)]
     StoreKey(key::InStore),
@@ -102,7 +95,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::ApiKey(ApiKey::List(options)) => key::list(&options),
         Command::ApiKey(ApiKey::Revoke(options)) => key::revoke(&options),
         Command::ForgetNode(options) => key::forget_node(&options),
-        Command::Doctor { data, json } => doctor::run(data.as_deref(), json),
+        Command::Doctor(options) => doctor::run(&options),
         Command::StoreKey(options) => key::in_store(&options),
     }
 }

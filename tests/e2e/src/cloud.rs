@@ -23,6 +23,12 @@ pub struct Options {
     pub swtpm: Option<PathBuf>,
     /// The data folder is a disk of its own, of this size in MiB.
     pub disk_mib: Option<u64>,
+    /// Folder with other builds of `lambda` and `lambdad`.
+    pub bin: Option<PathBuf>,
+    /// Another image.
+    pub image: Option<PathBuf>,
+    /// Environment of its customers' programs.
+    pub customers: Vec<(&'static str, PathBuf)>,
 }
 
 /// A running cloud; stopped and removed on drop.
@@ -62,10 +68,10 @@ impl Cloud {
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).expect("own folder");
         let mut cloud = Self {
             folder,
-            options,
             up: None,
-            bin: from_environment("LAMBDA_BIN_DIR"),
-            image: from_environment("LAMBDA_IMAGE_DIR"),
+            bin: options.bin.clone().unwrap_or_else(|| from_environment("LAMBDA_BIN_DIR")),
+            image: options.image.clone().unwrap_or_else(|| from_environment("LAMBDA_IMAGE_DIR")),
+            options,
             disk: None,
             before: host(),
         };
@@ -151,6 +157,7 @@ impl Cloud {
             config: folder.join("config"),
             ssh_key: ssh_keygen(&folder, name),
             lambda: self.bin.join("lambda"),
+            environment: self.options.customers.clone(),
         };
         let field = |field: &str| endpoint[field].as_str().expect("a text field").to_owned();
         let key = key.display().to_string();

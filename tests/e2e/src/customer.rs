@@ -56,6 +56,7 @@ pub struct Customer {
     /// Its SSH key; the public half is beside it with `.pub`.
     pub ssh_key: PathBuf,
     pub(crate) lambda: PathBuf,
+    pub(crate) environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl Customer {
@@ -63,6 +64,7 @@ impl Customer {
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(&self.lambda);
         command.args(args).env("LAMBDA_CONFIG_DIR", &self.config).env("NO_COLOR", "1").stdin(Stdio::null());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `LAMBDA_BIN_DIR` | folder with `lambda` and `lambdad` |
 //! | `LAMBDA_IMAGE_DIR` | a built image folder (`image.json`, `kernel`, …) |
+//! | `LAMBDA_SIMULATED_DIR` | folder with `lambda` and `lambdad` that believe a simulated TEE, the simulator, and `image` for its guests |
 
 pub mod canary;
 pub mod capture;

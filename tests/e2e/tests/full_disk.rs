@@ -95,7 +95,7 @@ fn says(customer: &Customer, condition: &str) {
 
 #[test]
 fn a_full_disk_is_said_everywhere_and_costs_nothing_that_was_kept() {
-    let cloud = Cloud::start_with(Options { disk_mib: Some(DISK_MIB), ..Options::default() });
+    let mut cloud = Cloud::start_with(Options { disk_mib: Some(DISK_MIB), ..Options::default() });
     let customer = cloud.customer("ada");
     refused_with_its_reason(&cloud, &customer);
 
@@ -110,6 +110,7 @@ fn a_full_disk_is_said_everywhere_and_costs_nothing_that_was_kept() {
     says(&customer, "[volume-io] [degraded;");
     let refused = the_store_says_so(&cloud, &customer, &image);
     roles_come_back(&cloud, &customer);
+    cloud.kill_supervisor();
     assert_eq!(web.processes(), processes, "the guest runs on");
 
     cloud.disk().free();

@@ -1,12 +1,10 @@
-//! Lambda's verifier beside other verifiers, over evidence of real hardware. A program of its own, which links them: the
-//! product's lock file knows none of them.
+//! Lambda's verifier beside other verifiers, over evidence of real hardware. They are linked into a program of its own, and
+//! into none of the product's.
 
 use anyhow::{Context as _, Result};
 
-use super::Row;
-use crate::{paths, run};
-
-const MANIFEST: &str = "crates/privacy/attest/yardstick/Cargo.toml";
+use super::table::Row;
+use crate::{differ, run};
 
 /// Times, and the memory of one verification.
 pub(crate) fn measure(rounds: usize) -> Result<Vec<Row>> {
@@ -16,23 +14,7 @@ pub(crate) fn measure(rounds: usize) -> Result<Vec<Row>> {
 }
 
 fn yardstick(program: &str, arguments: &[&str]) -> Result<String> {
-    let mut command = run::cargo(&paths::repository());
-    command
-        .args([
-            "run",
-            "--quiet",
-            "--release",
-            "--locked",
-            "--manifest-path",
-            MANIFEST,
-            "--bin",
-            program,
-            "--",
-            "--rows",
-        ])
-        .args(arguments)
-        .env("CARGO_TARGET_DIR", paths::cache().join("yardstick"));
-    run::output(&mut command)
+    run::output(differ::program(program, &["--rows"]).args(arguments))
 }
 
 /// What, measured and target, between tabs.
@@ -43,19 +25,19 @@ fn parse(text: &str) -> Result<Vec<Row>> {
         let (Some(what), Some(measured), Some(target)) = row else {
             return Err(anyhow::anyhow!("not a row: {line}"));
         };
-        Ok(Row::new(what, measured, target))
+        Row::read(what, measured, target).with_context(|| format!("no number to hold against the target: {line}"))
     });
     rows.collect::<Result<_>>().context("the yardstick printed something else than rows")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{Row, parse};
 
     #[test]
     fn rows_have_three_fields() {
         let rows = parse("snp\tp50 1 ms\t≤ 1.5 ms\nheap\t40 KiB\t\n").unwrap();
-        assert_eq!((rows.len(), rows[0].measured.as_str(), rows[1].target.as_str()), (2, "p50 1 ms", ""));
+        assert_eq!(rows, [Row::read("snp", "p50 1 ms", "≤ 1.5 ms").unwrap(), Row::told("heap", "40 KiB")]);
         parse("snp\tp50 1 ms").unwrap_err();
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::Row;
 use super::cloud::Cloud;
+use super::table::{AtMost, Row};
 use crate::build::Binaries;
 
 /// Time for the daemons to come to rest after the instance is ready.
@@ -26,7 +26,14 @@ pub(crate) fn measure(binaries: &Binaries, image: &Path) -> Result<Vec<Row>> {
         parts.push(format!("{role} {}", mib(kib)));
     }
     let measured = format!("{} ({})", mib(total_kib), parts.join(", "));
-    Ok(vec![Row::new("resident memory of the daemons, one idle instance", measured, "≤ 100 MiB")])
+    let whole_mib = total_kib as f64 / 1024.0;
+    Ok(vec![Row::held(
+        "resident memory of the daemons, one idle instance",
+        measured,
+        whole_mib,
+        "",
+        AtMost(100.0, "MiB"),
+    )])
 }
 
 fn mib(kib: u64) -> String {

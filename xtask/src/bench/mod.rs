@@ -6,6 +6,7 @@ mod boot;
 mod cloud;
 mod memory;
 mod share;
+mod table;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -13,6 +14,8 @@ use clap::{Args, ValueEnum};
 use crate::build::{self, Profile};
 use crate::run::say;
 use crate::setup;
+
+use table::Row;
 
 /// A measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -32,8 +35,8 @@ enum Part {
 pub(crate) struct Options {
     /// Only this; all when left out.
     part: Option<Part>,
-    /// Boots of each kind; the median counts.
-    #[arg(long, default_value_t = 3)]
+    /// Boots of each kind, an odd number: the median is then one of them.
+    #[arg(long, default_value_t = 3, value_parser = odd)]
     boots: usize,
     /// Creations against a stub of QEMU.
     #[arg(long, default_value_t = 100)]
@@ -43,17 +46,11 @@ pub(crate) struct Options {
     verifications: usize,
 }
 
-/// One line of the table.
-#[derive(Debug)]
-pub(crate) struct Row {
-    what: String,
-    measured: String,
-    target: String,
-}
-
-impl Row {
-    pub(crate) fn new(what: impl Into<String>, measured: impl Into<String>, target: impl Into<String>) -> Self {
-        Self { what: what.into(), measured: measured.into(), target: target.into() }
+fn odd(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number % 2 == 1 => Ok(number),
+        Ok(_) => Err("an odd number".into()),
+        Err(error) => Err(format!("{error}")),
     }
 }
 
@@ -87,31 +84,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             Ok(more) => rows.extend(more),
             Err(error) => {
                 failed += 1;
-                rows.push(Row::new(format!("{part:?}"), format!("not measured: {error:#}"), ""));
+                rows.push(Row::told(format!("{part:?}"), format!("not measured: {error:#}")));
             }
         }
     }
-    print(&rows);
+    print!("{}", table::shown(&rows));
     if failed == 0 { Ok(()) } else { anyhow::bail!("{failed} could not be measured") }
-}
-
-fn print(rows: &[Row]) {
-    let width = |of: fn(&Row) -> &str, title: &str| {
-        rows.iter().map(|row| of(row).len()).chain([title.len()]).max().unwrap_or(0)
-    };
-    let (what, measured) = (width(|row| &row.what, "what"), width(|row| &row.measured, "measured"));
-    println!(
-        "| {:what$} | {:measured$} | target |\n|{:-<w$}|{:-<m$}|---|",
-        "what",
-        "measured",
-        "",
-        "",
-        w = what + 2,
-        m = measured + 2
-    );
-    for row in rows {
-        println!("| {:what$} | {:measured$} | {} |", row.what, row.measured, row.target);
-    }
 }
 
 /// The value below which this share of the sorted values lies (nearest rank).
@@ -122,7 +100,16 @@ pub(crate) fn percentile(sorted: &[u64], percent: usize) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::percentile;
+    use super::{odd, percentile};
+
+    #[test]
+    fn the_median_is_a_boot_that_was_made() {
+        assert_eq!(odd("3"), Ok(3));
+        assert_eq!(odd("1"), Ok(1));
+        for refused in ["0", "2", "-1", "three", ""] {
+            odd(refused).unwrap_err();
+        }
+    }
 
     #[test]
     fn percentiles_are_nearest_rank() {

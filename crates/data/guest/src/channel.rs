@@ -52,9 +52,9 @@ impl Channel {
     pub fn open(bound: Duration) -> Result<Self, ChannelError> {
         let deadline = Instant::now() + bound;
         loop {
-            let (found, seen) = find_port(Path::new("/sys/class/virtio-ports"));
-            if let Some(name) = found {
-                let port = File::options().read(true).write(true).open(PathBuf::from("/dev").join(name))?;
+            let (found, seen) = find_port(CHANNEL_NAME);
+            if let Some(device) = found {
+                let port = File::options().read(true).write(true).open(device)?;
                 return Ok(Self::over(port, Vec::new()));
             }
             if Instant::now() >= deadline {
@@ -199,7 +199,7 @@ enum Wait {
     Nothing,
 }
 
-fn poll_for(fds: &mut [PollFd<'_>], left: Duration) -> Result<(), ChannelError> {
+pub(crate) fn poll_for(fds: &mut [PollFd<'_>], left: Duration) -> Result<(), ChannelError> {
     let timeout = Timespec { tv_sec: left.as_secs().min(3600) as i64, tv_nsec: i64::from(left.subsec_nanos()) };
     match poll(fds, Some(&timeout)) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
@@ -211,13 +211,13 @@ fn is_temporary(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted)
 }
 
-/// The device name of the port called [`CHANNEL_NAME`], and every name seen.
-fn find_port(folder: &Path) -> (Option<std::ffi::OsString>, String) {
+/// The device of the virtio-serial port with this name, and every name seen.
+pub(crate) fn find_port(wanted: &str) -> (Option<PathBuf>, String) {
     let mut seen = Vec::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir("/sys/class/virtio-ports").into_iter().flatten().flatten() {
         let name = std::fs::read_to_string(entry.path().join("name")).unwrap_or_default();
-        if name.trim_end() == CHANNEL_NAME {
-            return (Some(entry.file_name()), name);
+        if name.trim_end() == wanted {
+            return (Some(Path::new("/dev").join(entry.file_name())), name);
         }
         seen.push(name.trim_end().to_owned());
     }

@@ -33,6 +33,8 @@ pub mod process;
 pub mod root;
 pub mod session;
 pub mod shutdown;
+#[cfg(feature = "simulated-tee")]
+pub mod simulated;
 pub mod tpm;
 pub mod trust;
 pub mod tsm;

@@ -18,6 +18,9 @@ pub enum RootOfTrust {
     Tpm(Box<TpmAttester<TpmDevice>>),
     /// A confidential processor, through the kernel.
     Tee(TsmAttester),
+    /// A simulated one.
+    #[cfg(feature = "simulated-tee")]
+    Simulated(crate::simulated::SimulatedAttester),
 }
 
 impl RootOfTrust {
@@ -31,6 +34,10 @@ impl RootOfTrust {
             if Path::new(tpm_device).exists() {
                 let device = TpmDevice::open(tpm_device, bound)?;
                 return Ok(Self::Tpm(Box::new(TpmAttester::new(device, tpm::event_log()?)?)));
+            }
+            #[cfg(feature = "simulated-tee")]
+            if let Some(attester) = crate::simulated::SimulatedAttester::find() {
+                return Ok(Self::Simulated(attester));
             }
             if Path::new(tsm::REPORTS).is_dir() {
                 return Ok(Self::Tee(TsmAttester::new(Path::new(tsm::REPORTS))));
@@ -51,6 +58,8 @@ impl RootOfTrust {
         match self {
             Self::Tpm(tpm) => tpm.identity(ek_chain).map(Some),
             Self::Tee(_) => Ok(None),
+            #[cfg(feature = "simulated-tee")]
+            Self::Simulated(_) => Ok(None),
         }
     }
 
@@ -62,6 +71,8 @@ impl RootOfTrust {
         match self {
             Self::Tpm(tpm) => tpm.close(),
             Self::Tee(_) => Ok(()),
+            #[cfg(feature = "simulated-tee")]
+            Self::Simulated(_) => Ok(()),
         }
     }
 }
@@ -71,6 +82,8 @@ impl Attester for RootOfTrust {
         match self {
             Self::Tpm(tpm) => tpm.attest(hello, challenge),
             Self::Tee(tee) => tee.attest(hello, challenge),
+            #[cfg(feature = "simulated-tee")]
+            Self::Simulated(tee) => tee.attest(hello, challenge),
         }
     }
 }

@@ -29,10 +29,31 @@ const BOUND: Duration = Duration::from_secs(20);
 const MOST_BYTES: u64 = 128 * 1024;
 
 /// What the kernel gave.
-struct TsmReport {
-    provider: String,
-    report: Vec<u8>,
-    auxiliary: Vec<u8>,
+pub(crate) struct TsmReport {
+    pub(crate) provider: String,
+    pub(crate) report: Vec<u8>,
+    pub(crate) auxiliary: Vec<u8>,
+}
+
+impl TsmReport {
+    /// The report with what it takes to judge it. The firmware's event log is read where the provider has one.
+    pub(crate) fn evidence(
+        self,
+        binding: Binding,
+        event_log: impl FnOnce() -> Option<Vec<u8>>,
+    ) -> Result<Evidence, Box<dyn std::error::Error>> {
+        let Self { provider, report, auxiliary } = self;
+        let report = match provider.as_str() {
+            "sev_guest" => {
+                let certificates = certificates_of_table(&auxiliary)?;
+                Report::Snp(SnpEvidence { report: report.into(), certificates })
+            }
+            "tdx_guest" => Report::Tdx(TdxEvidence { quote: report.into(), event_log: event_log().map(Into::into) }),
+            "arm_cca_guest" => Report::Cca(CcaEvidence { token: report.into(), event_log: None }),
+            other => return Err(format!("the kernel's report provider `{other}` is not known").into()),
+        };
+        Ok(Evidence { version: EVIDENCE_VERSION, binding, report })
+    }
 }
 
 /// An attester without state: each report is a request of its own.
@@ -65,21 +86,8 @@ impl TsmAttester {
 
     fn evidence(&self, hello: &Hello, challenge: &Challenge) -> Result<Evidence, Box<dyn std::error::Error>> {
         let binding = Binding::from(hello);
-        let TsmReport { provider, report, auxiliary } =
-            self.report(&report_data(challenge.nonce.as_slice(), &binding))?;
-        let report = match provider.as_str() {
-            "sev_guest" => {
-                let certificates = certificates_of_table(&auxiliary)?;
-                Report::Snp(SnpEvidence { report: report.into(), certificates })
-            }
-            "tdx_guest" => {
-                let event_log = fs::read(CCEL).ok().map(Into::into);
-                Report::Tdx(TdxEvidence { quote: report.into(), event_log })
-            }
-            "arm_cca_guest" => Report::Cca(CcaEvidence { token: report.into(), event_log: None }),
-            other => return Err(format!("the kernel's report provider `{other}` is not known").into()),
-        };
-        Ok(Evidence { version: EVIDENCE_VERSION, binding, report })
+        let report = self.report(&report_data(challenge.nonce.as_slice(), &binding))?;
+        report.evidence(binding, || fs::read(CCEL).ok())
     }
 }
 

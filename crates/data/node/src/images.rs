@@ -134,6 +134,12 @@ impl Images {
         found.first().map(|image| image.folder.join(file::KERNEL))
     }
 
+    /// An image of the last scan that has this part.
+    pub(crate) fn with_part(&self, name: &str) -> Option<Image> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.iter().find(|image| image.manifest.part(name).is_some()).cloned()
+    }
+
     /// Folders with a manifest: the given ones and their children.
     fn candidates(&self) -> Vec<PathBuf> {
         let mut candidates = Vec::new();

@@ -49,6 +49,7 @@ use crate::vtpm::pool::Pool;
 pub use host::tee::{Lack, Support, Tees};
 pub use instance::transition;
 pub use qemu::probe::KvmProbe;
+pub use qemu::probe_guest::ProbeGuest;
 pub use teardown::{stop_guests, teardown};
 
 /// What the agent needs to do its work, and why:

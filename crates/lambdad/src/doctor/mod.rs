@@ -1,5 +1,6 @@
 //! `lambdad doctor`: what this machine can do, and how to mend what it cannot.
 
+mod probe;
 mod profiles;
 
 use std::io::Write as _;
@@ -7,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use lambda_attest::Collateral;
 use serde::Serialize;
 
 use self::profiles::Profile;
@@ -30,6 +33,28 @@ table arp probe {
 }
 ";
 
+/// What to look at.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Also look at this data folder.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+    /// What vendors published about their hardware, as a JSON document: probe guests of Intel hosts are judged with it.
+    #[arg(long, value_name = "FILE")]
+    collateral: Option<PathBuf>,
+}
+
+impl Options {
+    fn collateral(&self) -> Result<Collateral> {
+        let Some(path) = &self.collateral else { return Ok(Collateral::default()) };
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Collateral::parse(&bytes).with_context(|| path.display().to_string())
+    }
+}
+
 #[derive(Serialize)]
 struct Finding {
     ok: bool,
@@ -47,16 +72,19 @@ fn bad(what: impl Into<String>, fix: &'static str) -> Finding {
 }
 
 /// Prints the findings; an error when one must be mended.
-pub(crate) fn run(data: Option<&Path>, json: bool) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let Options { data, json, .. } = options;
+    let data = data.as_deref();
+    let collateral = options.collateral()?;
     let mut findings = vec![user(), qemu(), program("swtpm", "apt-get install swtpm")];
     findings.push(program("nft", "apt-get install nftables"));
     findings.extend([cgroups(Path::new("/sys/fs/cgroup")), firewall(), tap()]);
     if let Some(data) = data {
         findings.push(folder(data));
     }
-    let profiles = profiles::all(&images(data));
+    let profiles = profiles::all(&images(data), &collateral);
     let wrong = findings.iter().filter(|finding| !finding.ok).count();
-    if json {
+    if *json {
         let report = serde_json::json!({ "ok": wrong == 0, "findings": findings, "profiles": profiles });
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {

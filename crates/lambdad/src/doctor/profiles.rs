@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use lambda_attest::Collateral;
 use lambda_node::{KvmProbe, Support, Tees};
 use lambda_types::shape::{LaunchProfile, Tier};
 use serde::Serialize;
+
+use super::probe::Probe;
 
 const QEMU: &str = "qemu-system-x86_64";
 
@@ -20,20 +23,25 @@ pub(super) struct Profile {
     what: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     fix: Option<&'static str>,
+    /// Where the processor could: whether a guest really ran, and what its evidence is worth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probe: Option<Probe>,
 }
 
 impl Profile {
-    fn new(support: &Support) -> Self {
+    fn new(support: &Support, probe: impl FnOnce(LaunchProfile) -> Option<Probe>) -> Self {
         let profile = support.profile;
         let tier = profile.tier();
         match &support.outcome {
             Ok(guests) => {
                 let what = format!("up to {guests} guests of profile {profile}, tier {tier}");
-                Self { profile, tier, possible: true, guests: Some(*guests), what, fix: None }
+                let probe = probe(profile);
+                let possible = probe.as_ref().is_none_or(Probe::possible);
+                Self { profile, tier, possible, guests: Some(*guests), what, fix: None, probe }
             }
             Err(lack) => {
                 let what = format!("profile {profile}: {}", lack.what);
-                Self { profile, tier, possible: false, guests: None, what, fix: Some(lack.fix) }
+                Self { profile, tier, possible: false, guests: None, what, fix: Some(lack.fix), probe: None }
             }
         }
     }
@@ -52,21 +60,26 @@ impl Profile {
                 Some("lambdad doctor --data DIR, with an image in it"),
             ),
         };
-        Self { profile, tier: profile.tier(), possible: true, guests: None, what, fix }
+        Self { profile, tier: profile.tier(), possible: true, guests: None, what, fix, probe: None }
     }
 
     pub(super) fn print(&self) {
         println!("{}  {}", if self.possible { "can " } else { "no  " }, self.what);
         self.fix.iter().for_each(|fix| println!("      needs: {fix}"));
+        self.probe.iter().for_each(Probe::print);
     }
 }
 
-/// Every profile. A probe guest is started where there is KVM and a kernel to start.
-pub(super) fn all(images: &[PathBuf]) -> Vec<Profile> {
+/// Every profile. Probe guests are started: where there is KVM, and where the processor could hide one from the host.
+pub(super) fn all(images: &[PathBuf], collateral: &Collateral) -> Vec<Profile> {
     let qemu = program(QEMU);
     let kvm = KvmProbe::run(&qemu, images);
     let tees = Tees::detect(&qemu);
-    std::iter::once(Profile::measured(&kvm)).chain(tees.support().iter().map(Profile::new)).collect()
+    // A guest with enclave memory has a vTPM, and is started as any other.
+    let probe =
+        |profile| (profile != LaunchProfile::Sgx).then(|| Probe::run(&qemu, images, &tees, profile, collateral));
+    let confidential = tees.support().iter().map(|support| Profile::new(support, probe));
+    std::iter::once(Profile::measured(&kvm)).chain(confidential).collect()
 }
 
 /// Where a program is found; its bare name when nowhere, so that the error names it.

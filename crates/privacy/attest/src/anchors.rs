@@ -55,7 +55,19 @@ impl Anchors {
         ];
         let amd = amd.into_iter().map(|(line, pem)| Ok(AmdAnchor { line, ark: ParsedCertificate::from_pem(pem)? }));
         let intel = ParsedCertificate::from_pem(include_str!("../anchors/intel-sgx-root-ca.pem"))?;
-        Ok(Self { amd: amd.collect::<Result<_, PkiError>>()?, intel: vec![intel], facts: Facts::default() })
+        let anchors = Self { amd: amd.collect::<Result<_, PkiError>>()?, intel: vec![intel], facts: Facts::default() };
+        for intermediate in intermediates()? {
+            if let Some(root) = anchors.root_of(&intermediate) {
+                intermediate.presume_signed_by(root, &anchors.facts);
+            }
+        }
+        Ok(anchors)
+    }
+
+    /// The pinned root that a certificate names as its issuer.
+    fn root_of(&self, certificate: &ParsedCertificate) -> Option<&ParsedCertificate> {
+        let roots = self.amd.iter().map(|anchor| &anchor.ark).chain(&self.intel);
+        roots.into_iter().find(|root| certificate.issued_by_name_of(root))
     }
 
     /// Other roots, for a simulated TEE. Not part of a release build.
@@ -81,6 +93,16 @@ impl Anchors {
     }
 }
 
+/// The vendors' intermediates of which the pinned roots' signatures are known. They are trusted for nothing else: one has
+/// to come with the evidence or the collateral, and its dates, name, usage and revocation are judged each time.
+fn intermediates() -> Result<Vec<ParsedCertificate>, PkiError> {
+    const AMD: &str = include_str!("../anchors/intermediates-amd.pem");
+    const INTEL: &str = include_str!("../anchors/intermediates-intel.pem");
+    let mut all = ParsedCertificate::chain_from_pem(AMD, 6)?;
+    all.extend(ParsedCertificate::chain_from_pem(INTEL, 4)?);
+    Ok(all)
+}
+
 #[cfg(all(feature = "simulated-tee", not(debug_assertions)))]
 compile_error!("the feature `simulated-tee` trusts made-up hardware and does not belong in a release build");
 
@@ -97,5 +119,24 @@ mod tests {
         let intel = &anchors.intel()[0];
         assert_eq!(intel.common_name().as_deref(), Some("Intel SGX Root CA"));
         assert!(intel.signed_by(intel));
+    }
+
+    #[test]
+    fn every_signature_that_is_presumed_holds() {
+        let anchors = Anchors::vendor().unwrap();
+        let intermediates = intermediates().unwrap();
+        let names: Vec<_> = intermediates.iter().filter_map(ParsedCertificate::common_name).collect();
+        let amd = ["SEV-Milan", "SEV-VLEK-Milan", "SEV-Genoa", "SEV-VLEK-Genoa", "SEV-Turin", "SEV-VLEK-Turin"];
+        assert_eq!(names[..6], amd);
+        let intel = ["PCK Platform CA", "PCK Processor CA", "TCB Signing", "TCB Signing"];
+        assert_eq!(names[6..], intel.map(|name| format!("Intel SGX {name}")));
+        for intermediate in &intermediates {
+            let root = anchors.root_of(intermediate).unwrap();
+            assert!(intermediate.names_one_algorithm() && intermediate.signed_by(root), "{}", intermediate.subject());
+            let others = anchors.amd().iter().map(|anchor| &anchor.ark).filter(|other| other.spki() != root.spki());
+            for other in others {
+                assert!(!intermediate.known_signed_by(other, anchors.facts()), "{}", intermediate.subject());
+            }
+        }
     }
 }

@@ -80,6 +80,25 @@ pub(crate) struct Context<'a> {
     pub(crate) now: UnixTime,
 }
 
+impl Context<'_> {
+    /// What a token says about the form of its measurements, of which an inspection expects nothing.
+    pub(crate) fn expect_of_measurements(
+        &self,
+        info: &'static CheckInfo,
+        result: Result<String, String>,
+        recorder: &mut Recorder,
+    ) {
+        match (result, self.given) {
+            (Err(why), Some(_)) => {
+                recorder.not_applicable(info, &format!("an inspection expects nothing of measurements: {why}"));
+            }
+            (result, _) => {
+                recorder.record(info, result);
+            }
+        }
+    }
+}
+
 /// What came of it.
 pub(crate) struct Appraised {
     pub(crate) product: String,

@@ -170,8 +170,7 @@ impl Recorder {
             Ok(detail) => (Outcome::Pass, detail),
             Err(detail) => (Outcome::Fail, detail),
         };
-        self.add(info, outcome, detail);
-        outcome == Outcome::Pass
+        self.add(info, outcome, detail)
     }
 
     /// Records a condition with the sentences for both ways it may come out.
@@ -184,14 +183,17 @@ impl Recorder {
         self.add(info, Outcome::NotApplicable, why.into());
     }
 
-    fn add(&mut self, info: &'static CheckInfo, outcome: Outcome, detail: String) {
+    /// True unless it failed.
+    fn add(&mut self, info: &'static CheckInfo, outcome: Outcome, detail: String) -> bool {
         let outcome = if disabled(info.id) && outcome == Outcome::Fail { Outcome::Pass } else { outcome };
+        let holds = outcome != Outcome::Fail;
         let check = Check { id: info.id.into(), outcome, detail };
         match self.made.iter_mut().find(|made| made.id == check.id) {
             Some(made) if made.outcome == Outcome::Fail => {}
             Some(made) => *made = check,
             None => self.made.push(check),
         }
+        holds
     }
 
     /// The outcomes in the order of `list`. What was not reached has failed.
@@ -201,7 +203,7 @@ impl Recorder {
                 self.made.iter().position(|made| made.id == info.id).map_or_else(
                     || Check {
                         id: info.id.into(),
-                        outcome: if disabled(info.id) { Outcome::Pass } else { Outcome::Fail },
+                        outcome: Outcome::Fail,
                         detail: "not reached: what it needs is missing or failed an earlier check".into(),
                     },
                     |position| self.made.swap_remove(position),

@@ -132,6 +132,23 @@ pub struct TpmQuoteEvidence {
     /// Its certificates, DER, leaf first.
     #[serde(default)]
     pub certificates: Vec<Binary>,
+    /// What a paravisor that implements the TPM says of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paravisor: Option<ParavisorEvidence>,
+}
+
+/// The report of a confidential VM's paravisor, as Azure's writes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParavisorEvidence {
+    /// The HCL report: the hardware's report and the runtime data with the TPM's keys.
+    pub report: Binary,
+    /// Certificates for an SEV-SNP report in it, DER, in any order.
+    #[serde(default)]
+    pub certificates: Vec<Binary>,
+    /// The TD's quote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quote: Option<Binary>,
 }
 
 /// An SEV-SNP attestation report.

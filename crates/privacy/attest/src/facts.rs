@@ -7,8 +7,9 @@ use sha2::{Digest as _, Sha256};
 const MOST: usize = 4096;
 
 /// Signatures that were verified and held: of certificates, revocation lists and vendors' documents, which are the same
-/// for one piece of evidence after the other. That a signature over certain bytes is a certain key's does not change with
-/// time, policy or evidence, so it is enough to compute it once. Dates, names and revocation are judged anew each time,
+/// for one piece of evidence after the other. The algorithm with its parameters is among the signed bytes, or one and the
+/// same for the kind of document. That a signature over certain bytes is a certain key's does not change with time, policy
+/// or evidence, so it is enough to compute it once. Dates, names and revocation are judged anew each time,
 /// and so is every signature that speaks for a guest.
 #[derive(Default)]
 pub(crate) struct Facts(Mutex<BTreeSet<[u8; 32]>>);
@@ -16,25 +17,39 @@ pub(crate) struct Facts(Mutex<BTreeSet<[u8; 32]>>);
 impl Facts {
     /// Whether the signature holds: as remembered, or as `verify` says.
     pub(crate) fn holds(&self, key: &[u8], signature: &[u8], message: &[u8], verify: impl FnOnce() -> bool) -> bool {
-        let mut hash = Sha256::new();
-        for field in [key, signature] {
-            hash.update(u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
-            hash.update(field);
-        }
-        let fact: [u8; 32] = hash.chain_update(message).finalize().into();
+        let fact = fact(key, signature, message);
         if self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&fact) {
             return true;
         }
         let holds = verify();
         if holds {
-            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if known.len() >= MOST {
-                known.clear();
-            }
-            known.insert(fact);
+            self.remember(fact);
         }
         holds
     }
+
+    /// What a test of this crate verified, so that no process has to.
+    pub(crate) fn presume(&self, key: &[u8], signature: &[u8], message: &[u8]) {
+        self.remember(fact(key, signature, message));
+    }
+
+    fn remember(&self, fact: [u8; 32]) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST {
+            known.clear();
+        }
+        known.insert(fact);
+    }
+}
+
+/// Key, signature and message as one hash; no two triples give the same.
+fn fact(key: &[u8], signature: &[u8], message: &[u8]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for field in [key, signature] {
+        hash.update(u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(field);
+    }
+    hash.chain_update(message).finalize().into()
 }
 
 #[cfg(test)]

@@ -65,9 +65,9 @@ pub use collateral::{
 };
 pub use error::ParseError;
 pub use evidence::{
-    Binding, CcaEvidence, EVIDENCE_VERSION, EventlogEvidence, Evidence, EvidenceError, MAX_EVIDENCE_BYTES, PcrValue,
-    PsaEvidence, Registers, Report, SgxEvidence, SnpEvidence, TdxEvidence, TpmEvidence, TpmQuoteEvidence,
-    activation_proof, report_data,
+    Binding, CcaEvidence, EVIDENCE_VERSION, EventlogEvidence, Evidence, EvidenceError, MAX_EVIDENCE_BYTES,
+    ParavisorEvidence, PcrValue, PsaEvidence, Registers, Report, SgxEvidence, SnpEvidence, TdxEvidence, TpmEvidence,
+    TpmQuoteEvidence, activation_proof, report_data,
 };
 pub use hexbytes::Hex;
 pub use inspect::{Inspection, inspect, inspect_evidence};

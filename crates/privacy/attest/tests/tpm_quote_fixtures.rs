@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use lambda_attest::{
-    Anchors, Collateral, Endorsements, Given, Inspection, Outcome, ParseError, Report, TpmQuoteEvidence, UnixTime,
-    inspect,
+    Anchors, Collateral, Endorsements, Given, Inspection, Outcome, ParavisorEvidence, ParseError, Report,
+    TpmQuoteEvidence, UnixTime, inspect,
 };
 use serde_json::Value;
 
@@ -50,6 +50,11 @@ fn evidence(folder: &Path) -> (TpmQuoteEvidence, Given) {
         event_log: file("event_log.bin").map(Into::into),
         ak: pem("ak_pub.pem").map(Into::into),
         certificates: certificates.iter().filter_map(|name| file(name)).map(Into::into).collect(),
+        paravisor: file("hcl_report.bin").map(|report| ParavisorEvidence {
+            report: report.into(),
+            certificates: ["vcek.der", "ask.der"].iter().filter_map(|name| file(name)).map(Into::into).collect(),
+            quote: file("td_quote.bin").map(Into::into),
+        }),
     };
     let roots = ["ak_root.der", "root.der"].iter().filter_map(|name| file(name)).collect();
     (evidence, Given { nonce: file("nonce.bin"), roots, ..Given::default() })

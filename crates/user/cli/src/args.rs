@@ -9,8 +9,8 @@ use lambda_types::shape::{LaunchProfile, Shape};
 mod attest;
 
 pub(crate) use attest::{
-    AmdLineName, Attest, Collateral, CollateralSource, EventlogArgs, Evidence, Fetch, Inspect, NewPolicy, PckCaName,
-    Policy, PolicyKey, ProfileName, SignPolicy, TechnologyName, TeeName, Verify,
+    AmdLineName, Attest, Collateral, CollateralSource, EventlogArgs, Evidence, Export, Fetch, ImportBundle, Inspect,
+    NewPolicy, PckCaName, Policy, PolicyKey, SignPolicy, TechnologyName, TeeName, Verify,
 };
 
 /// Runs instances on somebody else's machines, and releases their keys only to what you have verified.
@@ -80,8 +80,11 @@ pub(crate) enum Command {
     /// Releases keys unattended.
     #[command(subcommand, after_help = "Example:\n  lambda broker run --policy policy.json")]
     Broker(Broker),
-    /// Rotates your keys.
-    #[command(subcommand, after_help = "Examples:\n  lambda key rotate-master\n  lambda key rotate-project")]
+    /// Names and rotates your keys.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  lambda key show\n  lambda key rotate-master\n  lambda key rotate-project"
+    )]
     Key(Key),
     /// Reads and judges evidence, and keeps what that takes: policies and collateral.
     #[command(
@@ -124,7 +127,8 @@ pub(crate) enum Instance {
     #[command(after_help = "Examples:
   lambda instance create --name web --image debian-12 --ssh-key ~/.ssh/id_ed25519.pub
   lambda instance create --name job --image debian-12 --ssh-key id.pub --shape medium --volume-gib 50 --user-data setup.sh --detach
-  lambda instance create --name api --image debian-12 --ssh-key id.pub --env-file api.env")]
+  lambda instance create --name api --image debian-12 --ssh-key id.pub --env-file api.env
+  lambda instance create --name vault --image debian-12 --ssh-key id.pub --profile snp")]
     Create(Box<Create>),
     /// Lists instances; names are opened on this machine.
     #[command(after_help = "Examples:\n  lambda instance list\n  lambda instance list -o json")]
@@ -169,6 +173,10 @@ pub(crate) struct Create {
     /// Size: nano, micro, small, medium or large.
     #[arg(long, default_value = "small")]
     pub(crate) shape: Shape,
+    /// How it is launched: tpm (the node's vTPM vouches for it), snp, tdx or cca (its processor does, and hides its memory from
+    /// the host), or sgx (tpm, with memory for enclaves of its own).
+    #[arg(long, default_value = "tpm")]
+    pub(crate) profile: LaunchProfile,
     /// Size of the encrypted volume, GiB.
     #[arg(long, default_value_t = 10)]
     pub(crate) volume_gib: u32,
@@ -443,6 +451,12 @@ together, copy both to the machines that run a broker, and destroy the copies of
 If it is interrupted, run it again: it finishes before it would make another version. Old versions stay in keyring.json.
 Afterwards back up keyring.json and copy it to the machines that run a broker. Volume keys stay as they are.")]
     RotateProject,
+    /// Names the keys that sign the ID blocks of SNP guests, as reports and policies do.
+    #[command(after_help = "Example:
+  lambda key show
+
+They are made with the first instance of profile snp, or the first policy for one.")]
+    Show,
 }
 
 /// A variable and its value: the given one, or that of this process.

@@ -30,6 +30,7 @@ use lambda_crypto::InstanceSecrets;
 use lambda_types::instance::{Instance, UpdateInstance};
 use lambda_types::mailbox::PostMessage;
 use lambda_types::session::ToGuest;
+use lambda_types::shape::LaunchProfile;
 use lambda_types::{BootId, Code, InstanceId, NodeId};
 
 use crate::collateral::Cache;
@@ -86,11 +87,11 @@ pub(crate) enum PolicySource {
 }
 
 impl PolicySource {
-    fn get(&self, instance: &Instance) -> Result<Policy, Error> {
+    fn get(&self, instance: &Instance, profile: LaunchProfile) -> Result<Policy, Error> {
         match self {
             Self::Fixed(policy) => Ok(Policy::clone(policy)),
             Self::PerInstance { folder, platform } => {
-                Ok(policies::for_instance(folder, platform, instance.id, instance.image)?.policy)
+                Ok(policies::for_instance(folder, platform, instance.id, instance.image, profile)?.policy)
             }
         }
     }
@@ -181,6 +182,10 @@ impl Broker {
 }
 
 impl<J: Judge> Engine<J> {
+    fn policy(&self, instance: &Instance) -> Result<Policy, Error> {
+        self.policies.get(instance, self.records.load(instance.id)?.profile(instance))
+    }
+
     /// Posts an answer to the guest's message `answers`; false when the register has moved on.
     async fn post(&self, id: InstanceId, boot: BootId, answers: u64, message: &ToGuest) -> Result<bool, Error> {
         let body = serde_json::to_vec(message).map_err(|error| Error::Protocol(error.to_string()))?;

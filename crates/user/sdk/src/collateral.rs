@@ -27,7 +27,7 @@ use crate::config::Folder;
 use crate::presented::der_certificates;
 use crate::{Error, files};
 
-pub use bundle::{Opened, load_file, seal};
+pub use bundle::{Imported, Opened, import, load_file, seal};
 pub use document::{AmdKey, AmdTcb, Document, PckCa, Technology};
 pub use fetch::{Fetched, Fetcher, Origin, Publishers};
 pub use plan::{Named, documents_for, documents_named};
@@ -136,14 +136,22 @@ impl Cache {
         Ok(found)
     }
 
+    /// Every document that may be used at this time.
+    ///
+    /// # Errors
+    /// As [`Self::entries`].
+    pub fn current(&self, now: UnixTime) -> Result<Vec<Entry>, Error> {
+        let mut entries = self.entries()?;
+        entries.retain(|entry| entry.is_current(now));
+        Ok(entries)
+    }
+
     /// What may be used at this time, as verdicts take it.
     ///
     /// # Errors
     /// As [`Self::entries`].
     pub fn collateral(&self, now: UnixTime) -> Result<Collateral, Error> {
-        let mut entries = self.entries()?;
-        entries.retain(|entry| entry.is_current(now));
-        Ok(assemble(&entries))
+        Ok(assemble(&self.current(now)?))
     }
 }
 

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use lambda_attest::Policy;
 use lambda_crypto::{InstanceSecrets, Metadata};
 use lambda_types::instance::{CreateInstance, Instance, InstanceState, Power, UpdateInstance};
+use lambda_types::launch::SnpLaunch;
 use lambda_types::shape::{LaunchProfile, Shape};
 use lambda_types::{BootId, Code, InstanceId, Problem};
 use zeroize::Zeroizing;
@@ -20,7 +21,7 @@ use crate::config::{ApiKey, Config, Folder};
 use crate::images::Trusted;
 use crate::resolve::{self, Known};
 use crate::state::{Attestation, Records, Wanted};
-use crate::{Broker, Client, Error, Keyring, files, policies, wait};
+use crate::{Broker, Client, Error, Keyring, files, launch, policies, wait};
 
 /// How often a state is asked for while a person waits.
 pub(crate) const POLL: Duration = Duration::from_millis(250);
@@ -49,6 +50,8 @@ pub struct NewInstance {
     pub tags: BTreeMap<String, String>,
     /// Size.
     pub shape: Shape,
+    /// How it is launched, which decides the root of trust of its evidence.
+    pub profile: LaunchProfile,
     /// A trusted image.
     pub image: Trusted,
     /// Volume size, GiB.
@@ -144,12 +147,13 @@ impl Customer {
             return Err(Error::Api(Box::new(Problem::new(Code::Conflict, detail))));
         }
         let policy = new.policy.take();
-        let body = seal_new(&self.keyring, new)?;
+        let launch = launch::prepare(&self.folder, &new.image, new.shape, new.profile, policy.as_ref())?;
+        let body = seal_new(&self.keyring, new, launch)?;
         // Before anything is sent: whatever happens from here on, no boot of it is judged by a wider policy.
         if let Some(policy) = &policy {
             policies::remember(&self.folder, body.id, policy)?;
         }
-        let wanted = Wanted { image: body.image, shape: body.shape };
+        let wanted = Wanted { image: body.image, shape: body.shape, profile: body.profile };
         self.records.update(body.id, |record| {
             record.wanted = Some(wanted);
             Ok(())
@@ -187,7 +191,8 @@ impl Customer {
     /// # Errors
     /// When its image is not trusted, or the file is not a policy.
     pub fn policy(&self, instance: &Instance) -> Result<policies::Chosen, Error> {
-        policies::for_instance(&self.folder, &self.config.platform, instance.id, instance.image)
+        let profile = self.records.load(instance.id)?.profile(instance);
+        policies::for_instance(&self.folder, &self.config.platform, instance.id, instance.image, profile)
     }
 
     /// Judges an instance by this policy from here on.
@@ -316,12 +321,13 @@ fn attested_under(
 }
 
 /// The body of a creation: everything that names or opens something is sealed here.
-fn seal_new(keyring: &Keyring, new: NewInstance) -> Result<CreateInstance, Error> {
+fn seal_new(keyring: &Keyring, new: NewInstance, launch: Option<SnpLaunch>) -> Result<CreateInstance, Error> {
     let NewInstance {
         name,
         description,
         tags,
         shape,
+        profile,
         image,
         volume_gib,
         hostname,
@@ -333,12 +339,6 @@ fn seal_new(keyring: &Keyring, new: NewInstance) -> Result<CreateInstance, Error
     let hostname = hostname.unwrap_or_else(|| hostname_from(&name));
     let metadata = Metadata { name, tags, description };
     metadata.check().map_err(usage)?;
-    if !image.manifest.expected.tpm.contains_key(&shape) {
-        return Err(Error::Usage(format!(
-            "image `{}` has no reference values for shape `{shape}`",
-            image.manifest.name
-        )));
-    }
     let id = InstanceId::random().map_err(|error| Error::crypto("randomness")(error.into()))?;
     let mut secrets = InstanceSecrets::new(&hostname).map_err(Error::crypto("cannot make the volume key"))?;
     secrets.authorized_keys = authorized_keys.into_iter().map(Zeroizing::new).collect();
@@ -349,8 +349,8 @@ fn seal_new(keyring: &Keyring, new: NewInstance) -> Result<CreateInstance, Error
         id,
         shape,
         image: image.id,
-        profile: LaunchProfile::Tpm,
-        launch: None,
+        profile,
+        launch,
         volume_gib,
         secrets: keyring.seal(id, &secrets)?,
         metadata: keyring.seal(id, &metadata)?,
@@ -386,16 +386,13 @@ mod tests {
     use super::*;
 
     fn new(name: &str) -> NewInstance {
-        let mut image = Trusted::parse(&crate::images::tests::manifest("d", "1")).unwrap();
-        let expected = serde_json::json!({
-            "pcrs": {}, "firmware_volumes": [], "kernel": "", "initramfs": "", "command_line": ""
-        });
-        image.manifest.expected.tpm.insert(Shape::Nano, serde_json::from_value(expected).unwrap());
+        let image = Trusted::parse(&crate::images::tests::manifest("d", "1")).unwrap();
         NewInstance {
             name: name.into(),
             description: String::new(),
             tags: BTreeMap::new(),
             shape: Shape::Nano,
+            profile: LaunchProfile::Tpm,
             image,
             volume_gib: 1,
             hostname: None,
@@ -409,7 +406,7 @@ mod tests {
     #[test]
     fn nothing_that_the_customer_named_is_readable_in_what_is_sent() {
         let keyring = Keyring::ephemeral().unwrap();
-        let body = seal_new(&keyring, new("canary-name")).unwrap();
+        let body = seal_new(&keyring, new("canary-name"), None).unwrap();
         let sent = serde_json::to_vec(&body).unwrap();
         let raw = [sent, body.secrets.as_bytes().to_vec(), body.metadata.as_bytes().to_vec()].concat();
         assert!(!String::from_utf8_lossy(&raw).contains("canary"));
@@ -420,19 +417,16 @@ mod tests {
     }
 
     #[test]
-    fn a_shape_without_reference_values_and_a_bad_name_are_usage_errors() {
+    fn values_that_are_out_of_bounds_are_usage_errors() {
         let keyring = Keyring::ephemeral().unwrap();
-        let mut large = new("web");
-        large.shape = Shape::Large;
-        assert!(matches!(seal_new(&keyring, large), Err(Error::Usage(_))));
-        assert!(matches!(seal_new(&keyring, new("a b")), Err(Error::Usage(_))));
+        assert!(matches!(seal_new(&keyring, new("a b"), None), Err(Error::Usage(_))));
         let mut cut = new("web");
         cut.environment.insert("PASSWORD".into(), "canary#1".into());
-        let Err(Error::Usage(text)) = seal_new(&keyring, cut) else { panic!("accepted") };
+        let Err(Error::Usage(text)) = seal_new(&keyring, cut, None) else { panic!("accepted") };
         assert!(text.contains("`#`") && !text.contains("canary"), "{text}");
         let mut script = new("web");
         script.user_data = Some(b"#cloud-config".to_vec());
-        assert!(matches!(seal_new(&keyring, script), Err(Error::Usage(_))));
+        assert!(matches!(seal_new(&keyring, script, None), Err(Error::Usage(_))));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod anchors;
 pub mod api;
 pub mod broker;
 pub mod collateral;
@@ -20,6 +21,7 @@ pub mod error;
 pub mod files;
 pub mod images;
 pub mod keyring;
+pub mod launch;
 pub mod policies;
 pub mod presented;
 pub mod resolve;
@@ -29,6 +31,7 @@ pub mod tls;
 pub mod tunnel;
 pub mod wait;
 
+pub use anchors::anchors;
 pub use api::Client;
 pub use broker::Broker;
 pub use config::Config;

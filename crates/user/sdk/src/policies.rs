@@ -14,15 +14,19 @@ use std::path::{Path, PathBuf};
 use ed25519_dalek::VerifyingKey;
 use lambda_attest::envelope::{Envelope, POLICY_TYPE};
 use lambda_attest::{MAX_POLICY_BYTES, Policy};
+use lambda_types::shape::LaunchProfile;
 use lambda_types::{ImageId, InstanceId};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::config::{Folder, Platform};
+use crate::launch::LaunchKeys;
 use crate::{Error, files, images};
 
 pub use gaps::{Gap, gaps};
-pub use make::{Profile, make};
+#[cfg(test)]
+pub(crate) use make::tests as make_tests;
+pub use make::{Pins, make, pins_launch_keys};
 
 /// Most bytes of a signed policy: the document in base64, and its signatures.
 const MAX_SIGNED_BYTES: usize = 2 * MAX_POLICY_BYTES;
@@ -188,15 +192,17 @@ fn path(folder: &Folder, id: impl std::fmt::Display) -> Result<PathBuf, Error> {
 }
 
 /// The policy for an instance: the one that was given for it, else the one written for its image, else one made from the
-/// trusted image.
+/// trusted image, for the profile that the instance is launched under.
 ///
 /// # Errors
-/// When the image is not trusted, or the file is not a policy.
+/// When the image is not trusted or has no values for the profile, the file is not a policy, or the keys that sign ID blocks
+/// are not on this machine.
 pub fn for_instance(
     folder: &Folder,
     platform: &Platform,
     instance: InstanceId,
     image: ImageId,
+    profile: LaunchProfile,
 ) -> Result<Chosen, Error> {
     let (given, written) = (path(folder, instance)?, path(folder, image)?);
     if given.exists() {
@@ -206,7 +212,12 @@ pub fn for_instance(
     if written.exists() {
         return Ok(Chosen { policy: load_file(folder, &written)?.policy, source: Source::Image(written) });
     }
-    let policy = from_manifest(&images::load(folder, image)?.bytes, platform)?;
+    let manifest = images::load(folder, image)?.bytes;
+    let launch = match profile {
+        LaunchProfile::Snp => LaunchKeys::load(folder)?.map(|keys| keys.digests()),
+        LaunchProfile::Tpm | LaunchProfile::Sgx | LaunchProfile::Tdx | LaunchProfile::Cca => None,
+    };
+    let policy = make(&manifest, &[profile], &Pins { platform: Some(platform), launch })?;
     Ok(Chosen { policy, source: Source::TrustedImage })
 }
 
@@ -271,9 +282,9 @@ mod tests {
         let (id, image) = (InstanceId::from_bits(1), ImageId::from_bits(2));
         files::write(&path(&folder, image).unwrap(), &bare().to_json()).unwrap();
         pin(&folder, &[keys::PolicyKey::generate().unwrap().public()]).unwrap();
-        assert!(matches!(for_instance(&folder, &platform(), id, image), Err(Error::NotTrusted(_))));
+        assert!(matches!(for_instance(&folder, &platform(), id, image, LaunchProfile::Tpm), Err(Error::NotTrusted(_))));
         remember(&folder, id, &bare()).unwrap();
-        assert_eq!(for_instance(&folder, &platform(), id, image).unwrap().policy, bare());
+        assert_eq!(for_instance(&folder, &platform(), id, image, LaunchProfile::Tpm).unwrap().policy, bare());
     }
 
     #[test]
@@ -281,7 +292,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::at(dir.path());
         let (id, image) = (InstanceId::from_bits(1), ImageId::from_bits(2));
-        let chosen = || for_instance(&folder, &platform(), id, image);
+        let chosen = || for_instance(&folder, &platform(), id, image, LaunchProfile::Tpm);
         assert!(matches!(chosen(), Err(Error::NotTrusted(_))));
         let policy = |version| Policy { version, ..bare() };
         files::write(&path(&folder, image).unwrap(), &policy(1).to_json()).unwrap();
@@ -291,7 +302,7 @@ mod tests {
         let found = chosen().unwrap();
         assert_eq!(found.policy, given);
         assert!(matches!(found.source, Source::Instance(_)));
-        let other = for_instance(&folder, &platform(), InstanceId::from_bits(3), image).unwrap();
+        let other = for_instance(&folder, &platform(), InstanceId::from_bits(3), image, LaunchProfile::Tpm).unwrap();
         assert_eq!(other.policy, policy(1), "another instance of the image");
         forget(&folder, id).unwrap();
         forget(&folder, id).unwrap();
@@ -306,6 +317,6 @@ mod tests {
         let wide = bare();
         files::write(&path(&folder, image).unwrap(), &wide.to_json()).unwrap();
         files::write(&path(&folder, id).unwrap(), b"{").unwrap();
-        assert!(matches!(for_instance(&folder, &platform(), id, image), Err(Error::Usage(_))));
+        assert!(matches!(for_instance(&folder, &platform(), id, image, LaunchProfile::Tpm), Err(Error::Usage(_))));
     }
 }

@@ -16,8 +16,8 @@ mod read;
 use std::path::{Path, PathBuf};
 
 use lambda_attest::{
-    AmdCollateral, CcaEvidence, Collateral, EventlogEvidence, Given, IntelCollateral, PsaEvidence, Registers, Report,
-    SgxEvidence, SnpEvidence, TdxEvidence, Tee, TpmQuoteEvidence,
+    AmdCollateral, CcaEvidence, Collateral, EventlogEvidence, Given, IntelCollateral, ParavisorEvidence, PsaEvidence,
+    Registers, Report, SgxEvidence, SnpEvidence, TdxEvidence, Tee, TpmQuoteEvidence,
 };
 use lambda_types::Binary;
 
@@ -70,6 +70,9 @@ struct Material {
     nonce: Option<Vec<u8>>,
     crls: Vec<Vec<u8>>,
     intel: Option<IntelCollateral>,
+    paravisor: Option<Vec<u8>>,
+    hardware_certificates: Vec<Vec<u8>>,
+    hardware_quote: Option<Vec<u8>>,
 }
 
 /// The kind that a word of a manifest or command line names.
@@ -166,7 +169,7 @@ pub fn collateral_folder(path: &Path) -> Result<Collateral, Error> {
 impl Material {
     fn add(&mut self, role: Role, name: &str, bytes: Vec<u8>) -> Result<(), Error> {
         match role {
-            Role::Evidence => self.evidence = Some((name.to_owned(), bytes)),
+            Role::Evidence => self.evidence = Some((name.to_owned(), read::decoded(bytes))),
             Role::Signature => self.signature = Some(bytes),
             Role::Registers => self.registers = Some(read::registers(name, &bytes)?),
             Role::EventLog => self.event_log = Some(bytes),
@@ -181,6 +184,13 @@ impl Material {
                     push_new(&mut self.roots, der);
                 }
             }
+            Role::Paravisor => self.paravisor = Some(bytes),
+            Role::HardwareChain => {
+                for der in read::der_certificates(name, &bytes)? {
+                    push_new(&mut self.hardware_certificates, der);
+                }
+            }
+            Role::HardwareQuote => self.hardware_quote = Some(bytes),
             Role::Key => push_new(&mut self.keys, read::der_public_key(name, &bytes)?),
             Role::Nonce => self.nonce = Some(bytes),
             Role::Crl => push_new(&mut self.crls, read::der_crl(name, bytes)?),
@@ -222,7 +232,11 @@ impl Material {
                 }
                 snp(name.as_deref().unwrap_or_default(), bytes.unwrap_or_default(), all)?
             }
-            Tee::Tdx => Report::Tdx(TdxEvidence { quote: bytes.ok_or_else(|| missing("quote"))?.into(), event_log }),
+            Tee::Tdx => {
+                let bytes = bytes.ok_or_else(|| missing("quote"))?;
+                let tsm = read::tsm(name.as_deref().unwrap_or_default(), &bytes)?;
+                Report::Tdx(TdxEvidence { quote: tsm.map_or(bytes, |tsm| tsm.report).into(), event_log })
+            }
             Tee::Sgx => Report::Sgx(SgxEvidence { quote: bytes.ok_or_else(|| missing("quote"))?.into() }),
             Tee::Cca | Tee::Psa => arm(tee, bytes.ok_or_else(|| missing("token"))?, event_log),
             Tee::Tpm => {
@@ -237,6 +251,11 @@ impl Material {
                     event_log,
                     ak: given.keys.first().cloned().map(Binary::from),
                     certificates: certificates.into_iter().map(Binary::from).collect(),
+                    paravisor: self.paravisor.map(|report| ParavisorEvidence {
+                        report: report.into(),
+                        certificates: self.hardware_certificates.into_iter().map(Binary::from).collect(),
+                        quote: self.hardware_quote.map(Binary::from),
+                    }),
                 })
             }
             Tee::Eventlog => {
@@ -259,7 +278,7 @@ fn snp(name: &str, bytes: Vec<u8>, mut certificates: Vec<Binary>) -> Result<Repo
             }
             tsm.report
         }
-        None => bytes,
+        None => read::snp_report(bytes),
     };
     Ok(Report::Snp(SnpEvidence { report: report.into(), certificates }))
 }

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 
 use lambda_attest::{TpmClock, Verdict};
 use lambda_crypto::report::SealedReportKeys;
+use lambda_types::instance::Instance;
 use lambda_types::session::Hello;
-use lambda_types::shape::Shape;
+use lambda_types::shape::{LaunchProfile, Shape};
 use lambda_types::{Binary, BootId, ImageId, InstanceId};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,14 @@ pub struct Record {
     pub released: Option<Release>,
 }
 
+impl Record {
+    /// How an instance was to be launched: as this machine asked for, else as the cloud says.
+    #[must_use]
+    pub fn profile(&self, instance: &Instance) -> LaunchProfile {
+        self.wanted.map_or(instance.profile, |wanted| wanted.profile)
+    }
+}
+
 /// What was asked for at creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -42,6 +51,9 @@ pub struct Wanted {
     pub image: ImageId,
     /// The size.
     pub shape: Shape,
+    /// The launch profile.
+    #[serde(default)]
+    pub profile: LaunchProfile,
 }
 
 /// Accepted evidence.

@@ -144,7 +144,7 @@ fn snp_expected(firmware: &[u8], boot: &Boot) -> Measured<BTreeMap<Shape, SnpExp
 ///
 /// # Errors
 /// [`MeasureError::Firmware`], [`MeasureError::Profile`] and [`MeasureError::Kernel`] name what is lacking.
-pub fn trust_domain(firmware: &[u8], boot: &snp::Boot<'_>) -> Result<TdxExpected, MeasureError> {
+pub fn trust_domain(firmware: &[u8], boot: &snp::Boot<'_>) -> Measured<TdxExpected> {
     tdx::check_measures_boot(firmware)?;
     check_kernel(boot.kernel)?;
     let kernel = kernel::authenticode::<Sha384>(boot.kernel)?.into();

@@ -53,7 +53,7 @@ impl Tees {
     /// Asks the kernel and QEMU.
     #[must_use]
     pub fn detect(qemu: &Path) -> Self {
-        Host { root: PathBuf::from("/"), qemu: qemu.to_owned() }.detect()
+        Host { root: root(qemu), qemu: qemu.to_owned() }.detect()
     }
 
     /// Every confidential profile, possible or not.
@@ -99,6 +99,22 @@ struct Answer {
 struct Refusal {
     desc: String,
 }
+
+/// Below which the kernel's files are.
+#[cfg(not(feature = "simulated-tee"))]
+fn root(_qemu: &Path) -> PathBuf {
+    PathBuf::from("/")
+}
+
+/// Below which the kernel's files are: a QEMU that simulates a processor brings them along, in the folder `host` beside it.
+#[cfg(feature = "simulated-tee")]
+fn root(qemu: &Path) -> PathBuf {
+    let beside = qemu.with_file_name("host");
+    if beside.is_dir() { beside } else { PathBuf::from("/") }
+}
+
+#[cfg(all(feature = "simulated-tee", not(debug_assertions)))]
+compile_error!("the feature `simulated-tee` believes made-up hardware and does not belong in a release build");
 
 struct Host {
     root: PathBuf,

@@ -130,7 +130,7 @@ pub(crate) async fn launch(node: &Arc<Node>, desired: &DesiredInstance, slot: u3
     let cgroup = make_cgroup(node, desired, acceleration).map_err(StartError::Cgroup)?;
     // The vTPM's process is up by the time that the rules are in force. QEMU would find its socket listening anyway.
     let (image, (identity, swtpm), tap, ()) = tokio::try_join!(
-        timed("image", open_image(node, desired)),
+        timed("image", open_image(node, desired, how.firmware_part())),
         timed("vtpm", start_vtpm(node, desired, &folder, slot, &cgroup)),
         timed("network", open_network(node, slot, segment)),
         timed("volume", make_volume(node, desired, &folder, slot)),
@@ -189,7 +189,7 @@ async fn acceleration(node: &Arc<Node>, desired: &DesiredInstance) -> Result<Acc
     if let Some(known) = *verdict.borrow() {
         return Ok(known);
     }
-    open_image(node, desired).await?;
+    open_image(node, desired, part::FIRMWARE).await?;
     let known = tokio::time::timeout(probe::BOUND.saturating_mul(2), verdict.wait_for(Option::is_some)).await;
     Ok(known.ok().and_then(|found| *found.ok()?).unwrap_or(Acceleration::Tcg))
 }
@@ -213,12 +213,7 @@ struct OpenImage {
 }
 
 impl OpenImage {
-    fn new(image: &Image, profile: LaunchProfile) -> Result<Self, ImageError> {
-        let firmware = match profile {
-            LaunchProfile::Tpm | LaunchProfile::Sgx | LaunchProfile::Cca => part::FIRMWARE,
-            LaunchProfile::Snp => part::FIRMWARE_SNP,
-            LaunchProfile::Tdx => part::FIRMWARE_TDX,
-        };
+    fn new(image: &Image, firmware: &str) -> Result<Self, ImageError> {
         Ok(Self {
             command_line: image.manifest.command_line.clone(),
             kernel: image.open(part::KERNEL)?,
@@ -229,9 +224,13 @@ impl OpenImage {
     }
 }
 
-async fn open_image(node: &Arc<Node>, desired: &DesiredInstance) -> Result<OpenImage, StartError> {
-    let (node, id, profile) = (node.clone(), desired.image, desired.profile);
-    blocking(move || Ok(OpenImage::new(&node.images.get(id)?, profile)?)).await
+async fn open_image(
+    node: &Arc<Node>,
+    desired: &DesiredInstance,
+    firmware: &'static str,
+) -> Result<OpenImage, StartError> {
+    let (node, id) = (node.clone(), desired.image);
+    blocking(move || Ok(OpenImage::new(&node.images.get(id)?, firmware)?)).await
 }
 
 async fn make_volume(node: &Node, desired: &DesiredInstance, folder: &Path, slot: u32) -> Result<(), StartError> {

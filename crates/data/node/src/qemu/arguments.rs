@@ -99,11 +99,8 @@ fn confinement() -> Vec<OsString> {
 pub(crate) fn instance(machine: &Machine<'_>) -> Vec<OsString> {
     let parts = machine.parts;
     let mut all = confinement();
-    all.extend(["-machine".into(), machine.launch.machine()]);
-    all.extend(machine.launch.processor(machine.acceleration));
-    all.extend(["-smp".into(), machine.shape.vcpus().to_string().into()]);
-    all.extend(["-m".into(), machine.shape.memory_mib().to_string().into()]);
-    all.extend(machine.launch.firmware(parts.firmware));
+    all.extend(board(machine.launch, machine.acceleration, machine.shape));
+    all.extend(machine.launch.firmware(inherited(parts.firmware).as_ref()));
     all.extend(channel("qmp", machine.qmp));
     all.extend(["-mon".into(), "chardev=qmp,mode=control".into()]);
     all.extend(machine.launch.trust(machine.instance, machine.shape.memory_mib()));
@@ -112,12 +109,30 @@ pub(crate) fn instance(machine: &Machine<'_>) -> Vec<OsString> {
     all.extend(["-netdev".into(), format!("tap,id=net0,fd={},vhost=off", machine.tap).into()]);
     all.extend(["-device".into(), format!("virtio-net-pci,netdev=net0,mac={},romfile={virtio}", machine.mac).into()]);
     all.extend(channel("guest", machine.guest));
-    all.extend(["-device".into(), format!("virtio-serial-pci{virtio}").into()]);
-    all.extend(["-device".into(), format!("virtserialport,chardev=guest,name={CHANNEL_NAME}").into()]);
+    all.extend(guest_port(virtio));
     all.extend(["-kernel".into(), inherited(parts.kernel).into()]);
     all.extend(["-initrd".into(), inherited(parts.initramfs).into()]);
     all.extend(["-append".into(), machine.command_line.into()]);
     all
+}
+
+/// Machine, processor and memory.
+fn board(launch: &Launch, acceleration: Acceleration, shape: Shape) -> Vec<OsString> {
+    let mut board = vec!["-machine".into(), launch.machine()];
+    board.extend(launch.processor(acceleration));
+    board.extend(["-smp".into(), shape.vcpus().to_string().into()]);
+    board.extend(["-m".into(), shape.memory_mib().to_string().into()]);
+    board
+}
+
+/// The guest's end of the channel.
+fn guest_port(virtio: &str) -> [OsString; 4] {
+    [
+        "-device".into(),
+        format!("virtio-serial-pci{virtio}").into(),
+        "-device".into(),
+        format!("virtserialport,chardev=guest,name={CHANNEL_NAME}").into(),
+    ]
 }
 
 fn channel(id: &str, listener: RawFd) -> [OsString; 2] {
@@ -150,6 +165,33 @@ pub(crate) fn probe(kernel: &Path) -> Vec<OsString> {
         ["-m", "256", "-serial", "stdio", "-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1"].map(OsString::from),
     );
     all.extend(["-kernel".into(), kernel.as_os_str().to_owned()]);
+    all
+}
+
+/// A confidential guest that is only asked for evidence. Files are named by their paths: its QEMU is the operator's own.
+pub(crate) struct ProbeMachine<'a> {
+    pub(crate) instance: InstanceId,
+    pub(crate) launch: &'a Launch,
+    pub(crate) acceleration: Acceleration,
+    pub(crate) shape: Shape,
+    pub(crate) command_line: &'a str,
+    pub(crate) firmware: &'a Path,
+    pub(crate) kernel: &'a Path,
+    pub(crate) initramfs: &'a Path,
+}
+
+/// The arguments of a probe guest's QEMU: as an instance's, without disks, network and monitor. The channel's socket is made
+/// in its working folder.
+pub(crate) fn probe_guest(machine: &ProbeMachine<'_>) -> Vec<OsString> {
+    let mut all = confinement();
+    all.extend(board(machine.launch, machine.acceleration, machine.shape));
+    all.extend(machine.launch.firmware(machine.firmware.as_os_str()));
+    all.extend(machine.launch.trust(machine.instance, machine.shape.memory_mib()));
+    all.extend(["-chardev".into(), format!("socket,id=guest,path={},server=on,wait=off", file::GUEST_SOCKET).into()]);
+    all.extend(guest_port(machine.launch.virtio()));
+    all.extend(["-kernel".into(), machine.kernel.as_os_str().to_owned()]);
+    all.extend(["-initrd".into(), machine.initramfs.as_os_str().to_owned()]);
+    all.extend(["-append".into(), machine.command_line.into()]);
     all
 }
 

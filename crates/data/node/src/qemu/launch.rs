@@ -4,15 +4,16 @@
 //! QEMU ≥ 9.1 and a kernel ≥ 6.11 for SNP; QEMU ≥ 10.1 for TDX. A host that runs SNP guests runs no SEV or SEV-ES guest:
 //! nothing here can ask for one.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lambda_types::InstanceId;
+use lambda_types::image::file as part;
 use lambda_types::launch::{SnpLaunch, host_data};
 use lambda_types::node::Acceleration;
 
-use super::arguments::{inherited, processor};
+use super::arguments::processor;
 use crate::layout::file;
 
 /// Where the host's TDX quote generation service listens: vsock to the host itself, the port of Intel's service.
@@ -76,13 +77,23 @@ impl Launch {
     }
 
     /// The firmware, read-only and without a variable store.
-    pub(crate) fn firmware(&self, descriptor: i32) -> [OsString; 2] {
+    pub(crate) fn firmware(&self, path: &OsStr) -> [OsString; 2] {
         match self {
             Self::Tpm | Self::Sgx => {
-                let drive = format!("if=pflash,format=raw,unit=0,readonly=on,file={}", inherited(descriptor));
-                ["-drive".into(), drive.into()]
+                let mut drive = OsString::from("if=pflash,format=raw,unit=0,readonly=on,file=");
+                drive.push(path);
+                ["-drive".into(), drive]
             }
-            Self::Snp(..) | Self::Tdx | Self::Cca => ["-bios".into(), inherited(descriptor).into()],
+            Self::Snp(..) | Self::Tdx | Self::Cca => ["-bios".into(), path.to_owned()],
+        }
+    }
+
+    /// The image's file that holds it.
+    pub(crate) const fn firmware_part(&self) -> &'static str {
+        match self {
+            Self::Tpm | Self::Sgx | Self::Cca => part::FIRMWARE,
+            Self::Snp(..) => part::FIRMWARE_SNP,
+            Self::Tdx => part::FIRMWARE_TDX,
         }
     }
 

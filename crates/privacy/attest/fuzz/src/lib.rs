@@ -18,7 +18,7 @@ pub fn judge(report: &Report, given: &Given, collateral: &Collateral) {
     let endorsements = Endorsements { anchors, collateral };
     let _ = inspect(report, given, &endorsements, NOW);
     let Ok(silent) = Policy::parse(br#"{"version":1}"#) else { return };
-    if let Ok(verdict) = verdict(report, Some(&[0; 64]), &silent, &endorsements, NOW) {
+    if let Ok(verdict) = verdict(report, Some(&[0; 64]), None, &silent, &endorsements, NOW) {
         assert!(!verdict.accepted(), "a silent policy accepts");
     }
 }

@@ -27,6 +27,7 @@ checks! {
     CCA_REALM_INITIAL = "cca.realm.initial-measurement", "Arm RMM, Realm Initial Measurement claim", "The policy allows the realm's initial measurement.";
     CCA_REALM_EXTENSIBLE = "cca.realm.extensible-measurements", "Arm RMM, Realm Extensible Measurements claim", "The policy allows the realm's four extensible measurements.";
     CCA_REALM_PERSONALIZATION = "cca.realm.personalization", "Arm RMM, Realm Personalization Value claim", "The policy allows the realm's personalization value.";
+    CCA_REALM_MEMORY = "cca.realm.memory-encryption", "draft-ffm-rats-cca-token, Realm MEC policy claim", "Where the profile says how the realm's memory is encrypted, the key is the realm's own.";
     CCA_LOG = "cca.log.replay", "UEFI, EFI_CC_MEASUREMENT_PROTOCOL; Arm RMM, RSI_MEASUREMENT_EXTEND command", "The event log, replayed, gives the extensible measurements; it is there when the policy demands it.";
     CCA_LOG_DIGESTS = "cca.log.digests", "TCG PFP, Event Types", "Where an event's type defines it, its digest is the hash of its data.";
 }

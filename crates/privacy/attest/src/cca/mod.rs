@@ -36,9 +36,10 @@ use token::{Platform, Realm, Token};
 const PRODUCT: &str = "Arm CCA realm";
 
 /// Profiles of platform and realm token that belong together.
-const PROFILES: [(&str, Option<&str>); 2] = [
+const PROFILES: [(&str, Option<&str>); 3] = [
     ("http://arm.com/CCA-SSD/1.0.0", None),
     ("tag:arm.com,2023:cca_platform#1.0.0", Some("tag:arm.com,2023:realm#1.0.0")),
+    (token::PLATFORM_2, Some(token::REALM_2)),
 ];
 
 /// Whether the token has its structure.
@@ -76,7 +77,7 @@ pub(crate) fn check(
     appraised.claims.insert("realm_alg".into(), json!(token.realm.algorithm.to_string()));
     recorder.record(&CCA_PROFILES, profiles(platform.profile, realm.profile));
     appraised.tier = check_platform_key(&token, &platform, policy, context, recorder);
-    check_platform(&platform, policy, recorder);
+    check_platform(&platform, policy, context, recorder);
     check_realm_key(&token, &platform, &realm, recorder);
     appraised.image = check_realm(&realm, policy, context, recorder);
     check_log(evidence, &realm, policy, recorder);
@@ -126,7 +127,7 @@ fn check_platform_key(
     tier
 }
 
-fn check_platform(platform: &Platform<'_>, policy: &CcaPolicy, recorder: &mut Recorder) {
+fn check_platform(platform: &Platform<'_>, policy: &CcaPolicy, context: &Context<'_>, recorder: &mut Recorder) {
     let claims = platform.faults.clone().map(|()| "every claim of the platform is there".into());
     recorder.record(&CCA_PLATFORM_CLAIMS, claims);
     if let Some(state) = platform.state() {
@@ -140,12 +141,22 @@ fn check_platform(platform: &Platform<'_>, policy: &CcaPolicy, recorder: &mut Re
         );
         recorder.record(&CCA_PLATFORM_LIFECYCLE, ruled("cca.lifecycle", policy.lifecycle.as_ref(), &state, "state"));
     }
-    recorder.record(&CCA_PLATFORM_HASHES, platform_hashes(platform));
+    context.expect_of_measurements(&CCA_PLATFORM_HASHES, platform_hashes(platform), recorder);
     recorder.record(&CCA_PLATFORM_SOFTWARE, is_known("cca", policy.software.as_ref(), &platform.software));
     recorder.record(&CCA_PLATFORM_COMPLETE, is_complete("cca", policy.software.as_ref(), &platform.software));
     if let Some(configuration) = platform.configuration {
         let allowed = same_bytes("cca.configuration", policy.configuration.as_ref(), configuration, "configuration");
-        recorder.record(&CCA_PLATFORM_CONFIGURATION, allowed);
+        recorder.record(&CCA_PLATFORM_CONFIGURATION, allowed.and_then(|why| nothing_further(platform, policy, why)));
+    }
+}
+
+/// A policy that names configurations cannot name what version 2 adds to them.
+fn nothing_further(platform: &Platform<'_>, policy: &CcaPolicy, why: String) -> Result<String, String> {
+    match (&policy.configuration, platform.further.first()) {
+        (Some(Rule::OneOf(_)), Some((name, _))) => {
+            Err(format!("the platform also claims {name}, which a policy that names configurations does not allow"))
+        }
+        _ => Ok(why),
     }
 }
 
@@ -203,7 +214,9 @@ fn check_realm(
     if let Some(challenge) = realm.challenge {
         context.demand.check(&CCA_REALM_CHALLENGE, challenge, recorder);
     }
-    recorder.record(&CCA_REALM_HASH, realm.algorithm().map(|_| "every measurement has the length of its hash".into()));
+    let hash = realm.algorithm().map(|_| "every measurement has the length of its hash".into());
+    context.expect_of_measurements(&CCA_REALM_HASH, hash, recorder);
+    check_memory(realm, context, recorder);
     if let Some(extensible) = &realm.extensible {
         let same = |allowed: &Vec<HexString>| allowed.iter().map(|one| one.0.as_slice()).eq(extensible.iter().copied());
         let result = match &policy.extensible_measurements {
@@ -235,6 +248,25 @@ fn check_realm(
                 None
             }
         },
+    }
+}
+
+fn check_memory(realm: &Realm<'_>, context: &Context<'_>, recorder: &mut Recorder) {
+    let info = &CCA_REALM_MEMORY;
+    match realm.memory_encryption {
+        None if realm.profile != Some(token::REALM_2) => {
+            recorder.not_applicable(info, "the profile does not say how the realm's memory is encrypted");
+        }
+        None => {}
+        Some("private") => {
+            recorder.record(info, Ok("the realm's memory is encrypted with a key of its own".into()));
+        }
+        Some(_) if context.given.is_some() => {
+            recorder.not_applicable(info, "the realm shares the key of its memory with others; a policy refuses that");
+        }
+        Some(_) => {
+            recorder.record(info, Err("the realm shares the key of its memory with others".into()));
+        }
     }
 }
 

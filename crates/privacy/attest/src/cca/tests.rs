@@ -1,3 +1,5 @@
+mod version_2;
+
 use std::sync::LazyLock;
 
 use lambda_types::InstanceId;
@@ -447,6 +449,22 @@ fn another_personalization_value_is_refused() {
 }
 
 #[test]
+fn a_personalization_value_of_another_instance_is_refused_by_that_check_alone() {
+    let (ours, other) = (InstanceId::from_bits(0x0102), InstanceId::from_bits(0x0103));
+    let mut value = [0; 64];
+    value[..32].copy_from_slice(&lambda_types::launch::host_data(ours));
+    let mut scene = scene();
+    set(&mut scene.realm, 44235, Some(bytes(value)));
+    scene.policy.personalization = Some(HostDataRule::Instance);
+    scene.instance = Some(ours);
+    assert_eq!(scene.failed(), [""; 0]);
+    for instance in [Some(other), None] {
+        scene.instance = instance;
+        scene.fails(&["realm.personalization"]);
+    }
+}
+
+#[test]
 fn a_log_that_is_missing_or_of_another_realm_is_refused() {
     let mut missing = scene();
     missing.event_log = None;
@@ -534,6 +552,7 @@ fn a_policy_says_what_is_wrong_with_it() {
 fn every_check_has_a_negative_here() {
     for info in CCA {
         let id = info.id.strip_prefix("cca.").unwrap();
-        assert!(include_str!("tests.rs").contains(&format!("{id}\"")), "{id}");
+        let negatives = [include_str!("tests.rs"), include_str!("tests/version_2.rs")];
+        assert!(negatives.iter().any(|text| text.contains(&format!("{id}\""))), "{id}");
     }
 }

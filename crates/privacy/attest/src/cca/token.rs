@@ -1,4 +1,9 @@
-//! The CCA token: a collection (CBOR tag 399) of two COSE_Sign1, and the claims of each.
+//! The CCA token: a collection of two COSE_Sign1, and the claims of each.
+//!
+//! ```text
+//!   399({44234: platform, 44241: realm})                         Arm RMM, Attestation token format
+//!   907({44234: [263, platform], 44241: [263, realm]})           draft-ffm-rats-cca-token: each with its content format
+//! ```
 
 use serde_json::json;
 
@@ -8,8 +13,11 @@ use crate::cose::{
 use crate::error::ParseError;
 use crate::verdict::Claims;
 
-/// CBOR tag of the collection.
+/// CBOR tag of the collection, and of one whose entries say their content format.
 const TAG_COLLECTION: u64 = 399;
+const TAG_WRAPPED: u64 = 907;
+/// CoAP content format of a signed token (application/eat+cwt).
+const CONTENT_FORMAT: i128 = 263;
 /// Its key for the platform's token.
 const PLATFORM: i128 = 44234;
 /// Its key for the realm's token.
@@ -18,6 +26,11 @@ const REALM: i128 = 44241;
 /// Platform claims of the standard's own.
 const PLATFORM_CONFIGURATION: i128 = 2401;
 const PLATFORM_HASH: i128 = 2402;
+const CLIENT_ID: i128 = 2394;
+const MANUFACTURING_CONFIGURATION: i128 = 2403;
+const EXTENSION_DEVICES: i128 = 2404;
+const BOOT_KEYS: i128 = 2405;
+const PEER_SIGNERS: i128 = 2406;
 
 /// Realm claims (Arm RMM, Realm claims).
 const PERSONALIZATION: i128 = 44235;
@@ -26,6 +39,11 @@ const PUBLIC_KEY: i128 = 44237;
 const INITIAL: i128 = 44238;
 const EXTENSIBLE: i128 = 44239;
 const PUBLIC_KEY_HASH: i128 = 44240;
+const MEMORY_ENCRYPTION: i128 = 44243;
+
+/// Profiles of version 2, which have more claims.
+pub(super) const PLATFORM_2: &str = "tag:arm.com,2024:cca_platform#2.0.0";
+pub(super) const REALM_2: &str = "tag:arm.com,2024:realm#2.0.0";
 
 /// Number of extensible measurements.
 const EXTENSIBLE_COUNT: usize = 4;
@@ -43,15 +61,21 @@ pub(super) struct Token<'a> {
 /// Reads the collection down to the claims.
 pub(super) fn read(bytes: &[u8]) -> Result<Token<'_>, ParseError> {
     let what = "CCA token";
-    let Value::Tag(TAG_COLLECTION, collection) = parse(what, bytes, 0)? else {
-        return Err(ParseError::at(what, 0, "it is not a CBOR collection (tag 399)"));
+    let (is_wrapped, collection) = match parse(what, bytes, 0)? {
+        Value::Tag(TAG_COLLECTION, collection) => (false, collection),
+        Value::Tag(TAG_WRAPPED, collection) => (true, collection),
+        _ => return Err(ParseError::at(what, 0, "it is not a CBOR collection (tag 399 or 907)")),
     };
     let entries = collection.as_map().unwrap_or_default();
-    let (Some(platform), Some(realm), 2) = (
-        collection.get(PLATFORM).and_then(Value::as_bytes),
-        collection.get(REALM).and_then(Value::as_bytes),
-        entries.len(),
-    ) else {
+    let token = |key| {
+        let entry = collection.get(key)?;
+        match (is_wrapped, entry.as_array()) {
+            (false, _) => entry.as_bytes(),
+            (true, Some([Value::Int(CONTENT_FORMAT), token])) => token.as_bytes(),
+            (true, _) => None,
+        }
+    };
+    let (Some(platform), Some(realm), 2) = (token(PLATFORM), token(REALM), entries.len()) else {
         return Err(ParseError::at(
             what,
             0,
@@ -88,6 +112,8 @@ pub(super) struct Platform<'a> {
     pub(super) lifecycle: Option<u16>,
     pub(super) hash: Option<&'a str>,
     pub(super) software: Vec<Component<'a>>,
+    /// Claims of version 2 beside the configuration, as they are shown.
+    pub(super) further: Vec<(&'static str, serde_json::Value)>,
     pub(super) faults: Result<(), String>,
 }
 
@@ -110,6 +136,7 @@ impl<'a> Platform<'a> {
         let list = fields.required(label::SOFTWARE, "the software components", Some);
         let software = list.map(|list| components(list, &mut faults)).unwrap_or_default();
         fields.faults.extend(faults);
+        let further = if profile == Some(PLATFORM_2) { further(&mut fields) } else { Vec::new() };
         Self {
             profile,
             challenge,
@@ -119,6 +146,7 @@ impl<'a> Platform<'a> {
             lifecycle,
             hash,
             software,
+            further,
             faults: fields.result(),
         }
     }
@@ -142,8 +170,53 @@ impl<'a> Platform<'a> {
         put("lifecycle_state", json!(self.state()));
         put("hash_algo", json!(self.hash));
         put("sw_components", listed(&self.software));
+        for (name, value) in &self.further {
+            put(name, value.clone());
+        }
         claims.insert("debug".into(), json!(self.state().is_some_and(Lifecycle::is_debug)));
         claims.insert("chip_id".into(), json!(self.instance_id.map(hex::encode)));
+    }
+}
+
+/// What version 2 adds to the platform's claims. The client has to be the realm's attestation service.
+fn further(fields: &mut Fields<'_, '_>) -> Vec<(&'static str, serde_json::Value)> {
+    fields.required(CLIENT_ID, "the client id", |value| value.as_int().filter(|client| *client == 1));
+    let bytes =
+        |value: &Value<'_>| value.as_bytes().filter(|bytes| !bytes.is_empty()).map(|bytes| json!(hex::encode(bytes)));
+    let list = |value: &Value<'_>| {
+        let items = value.as_array().filter(|items| !items.is_empty())?;
+        items.iter().all(|item| item.as_map().is_some()).then(|| shown(value))
+    };
+    let found = [
+        (
+            "manufacturing_config",
+            fields.optional(MANUFACTURING_CONFIGURATION, "the manufacturing configuration", bytes),
+        ),
+        ("extension", fields.optional(EXTENSION_DEVICES, "the extension devices", list)),
+        ("tbb_rotpk", fields.optional(BOOT_KEYS, "the boot root keys", list)),
+        ("peer_signers", fields.optional(PEER_SIGNERS, "the peer signers", bytes)),
+    ];
+    found.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+/// An item of a claim that is shown and not interpreted.
+fn shown(value: &Value<'_>) -> serde_json::Value {
+    match value {
+        Value::Int(number) => i64::try_from(*number).map_or_else(|_| json!(number.to_string()), |number| json!(number)),
+        Value::Bytes(bytes) => json!(hex::encode(bytes)),
+        Value::Text(text) => json!(text),
+        Value::Array(items) => serde_json::Value::Array(items.iter().map(shown).collect()),
+        Value::Map(entries) => {
+            let name = |key: &Value<'_>| match shown(key) {
+                serde_json::Value::String(text) => text,
+                other => other.to_string(),
+            };
+            serde_json::Value::Object(entries.iter().map(|(key, value)| (name(key), shown(value))).collect())
+        }
+        Value::Tag(_, inner) => shown(inner),
+        Value::Simple(20) => json!(false),
+        Value::Simple(21) => json!(true),
+        Value::Simple(_) => serde_json::Value::Null,
     }
 }
 
@@ -157,6 +230,9 @@ pub(super) struct Realm<'a> {
     pub(super) public_key_hash: Option<&'a str>,
     pub(super) initial: Option<&'a [u8]>,
     pub(super) extensible: Option<Vec<&'a [u8]>>,
+    instance_id: Option<&'a [u8]>,
+    /// Version 2: whether the key of its memory is its own ("private") or others' too ("shared").
+    pub(super) memory_encryption: Option<&'a str>,
     pub(super) faults: Result<(), String>,
 }
 
@@ -174,6 +250,15 @@ impl<'a> Realm<'a> {
             let list: Option<Vec<&[u8]>> = value.as_array()?.iter().map(Value::as_bytes).collect();
             list.filter(|list| list.len() == EXTENSIBLE_COUNT && list.iter().all(|one| HASH_SIZES.contains(&one.len())))
         });
+        let (mut instance_id, mut memory_encryption) = (None, None);
+        if profile == Some(REALM_2) {
+            instance_id = fields.optional(label::UEID, "the instance id", |value| {
+                value.as_bytes().filter(|id| id.len() == 33 && id.first() == Some(&1))
+            });
+            memory_encryption = fields.required(MEMORY_ENCRYPTION, "the memory encryption policy", |value| {
+                value.as_text().filter(|policy| ["private", "shared"].contains(policy))
+            });
+        }
         Self {
             profile,
             challenge,
@@ -183,6 +268,8 @@ impl<'a> Realm<'a> {
             public_key_hash,
             initial,
             extensible,
+            instance_id,
+            memory_encryption,
             faults: fields.result(),
         }
     }
@@ -214,5 +301,9 @@ impl<'a> Realm<'a> {
         put("pubkey_hash_algo", json!(self.public_key_hash));
         put("pubkey", json!(self.public_key.map(hex::encode)));
         put("profile", json!(self.profile));
+        if self.profile == Some(REALM_2) {
+            put("instance_id", json!(self.instance_id.map(hex::encode)));
+            put("mec_policy", json!(self.memory_encryption));
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Intel's quotes, as data center attestation (DCAP) has them: of SGX enclaves (version 3) and of trust domains
+//! Intel's quotes, as data center attestation (DCAP) has them: of SGX enclaves (versions 3 to 5) and of trust domains
 //! (versions 4 and 5).
 //!
 //! ```text

@@ -1,4 +1,4 @@
-//! DCAP quotes: version 3 (SGX enclaves), versions 4 and 5 (trust domains).
+//! DCAP quotes: version 3 (SGX enclaves), versions 4 and 5 (trust domains and SGX enclaves).
 //!
 //! Layouts are those of *Intel SGX ECDSA QuoteLib Reference*, Quote Format, and *Intel TDX DCAP Quoting Library API*, A.3
 //! and A.4. All numbers are little-endian.
@@ -66,12 +66,13 @@ pub(super) fn signed(bytes: &[u8]) -> Result<Signed<'_>, ParseError> {
     let mut reader = Reader::new(bytes, "quote header");
     let header = header(&mut reader)?;
     let body = match (header.version, header.tee) {
-        (3, TEE_SGX) => Body::Enclave(enclave_report(&mut reader)?),
+        (3 | 4, TEE_SGX) => Body::Enclave(enclave_report(&mut reader)?),
         (4, TEE_TDX) => Body::Td(td_report(&mut reader, TD_10_BYTES)?),
-        (5, TEE_TDX) => Body::Td(described_td_report(&mut reader)?),
+        (5, TEE_SGX | TEE_TDX) => described_report(&mut reader, header.tee)?,
         (version, tee) => {
-            let reason =
-                format!("version {version} for TEE type {tee:#x}; read are 3 for SGX (0x0), 4 and 5 for TDX (0x81)");
+            let reason = format!(
+                "version {version} for TEE type {tee:#x}; read are 3 to 5 for SGX (0x0), 4 and 5 for TDX (0x81)"
+            );
             return Err(ParseError::at("quote header", 0, reason));
         }
     };
@@ -97,21 +98,28 @@ fn td_report(reader: &mut Reader<'_>, size: usize) -> Result<TdReport, ParseErro
     TdReport::parse(bytes)
 }
 
-/// A body of version 5 says what it is: type and size must agree.
-fn described_td_report(reader: &mut Reader<'_>) -> Result<TdReport, ParseError> {
+/// A body of version 5 says what it is: type, size and the header's TEE must agree.
+fn described_report(reader: &mut Reader<'_>, tee: u32) -> Result<Body, ParseError> {
     reader.now("quote body");
     let at = reader.at();
     let (kind, size) = (reader.u16()?, reader.u32()?);
-    let expected = match kind {
-        2 => TD_10_BYTES,
-        3 => TD_15_BYTES,
-        _ => return Err(ParseError::at("quote body", at, format!("type {kind}; read are 2 (TD 1.0) and 3 (TD 1.5)"))),
+    let expected = match (kind, tee) {
+        (1, TEE_SGX) => ENCLAVE_REPORT_BYTES,
+        (2, TEE_TDX) => TD_10_BYTES,
+        (3, TEE_TDX) => TD_15_BYTES,
+        _ => {
+            let reason = format!("type {kind} for TEE type {tee:#x}; read are 1 (SGX), 2 (TD 1.0) and 3 (TD 1.5)");
+            return Err(ParseError::at("quote body", at, reason));
+        }
     };
     if usize::try_from(size) != Ok(expected) {
         let reason = format!("a body of type {kind} has {expected} bytes, this one says {size}");
         return Err(ParseError::at("quote body", at, reason));
     }
-    td_report(reader, expected)
+    Ok(match tee {
+        TEE_SGX => Body::Enclave(enclave_report(reader)?),
+        _ => Body::Td(td_report(reader, expected)?),
+    })
 }
 
 /// Reads what follows the signed part, to the end. A rest of zeros is the unused end of the caller's buffer; anything

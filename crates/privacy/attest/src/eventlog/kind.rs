@@ -91,11 +91,12 @@ impl Event {
         let Some(digest) = self.digests.get(&bank) else { return Grounding::Contradicted };
         let is_hash_of = |data: &[u8]| hash(bank, data).is_some_and(|hash| hash == *digest);
         let proven = match self.kind {
+            // A string; some firmware logs its terminator, which it did not measure.
+            EventKind::ACTION | EventKind::EFI_ACTION | EventKind::OMIT_BOOT_DEVICE_EVENTS => {
+                is_hash_of(&self.data) || self.data.strip_suffix(&[0]).is_some_and(is_hash_of)
+            }
             EventKind::SEPARATOR
-            | EventKind::ACTION
-            | EventKind::EFI_ACTION
             | EventKind::S_CRTM_VERSION
-            | EventKind::OMIT_BOOT_DEVICE_EVENTS
             | EventKind::EFI_VARIABLE_DRIVER_CONFIG
             | EventKind::EFI_VARIABLE_BOOT2
             | EventKind::EFI_GPT_EVENT => is_hash_of(&self.data),

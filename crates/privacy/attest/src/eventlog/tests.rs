@@ -125,6 +125,16 @@ fn an_event_whose_data_was_changed_is_contradicted() {
 }
 
 #[test]
+fn a_string_may_be_logged_with_the_terminator_that_was_not_measured_and_with_no_other_byte() {
+    let log = |data: &[u8]| td().event(3, EventKind::EFI_ACTION, data, b"Calling EFI Application");
+    assert_eq!(failed(&log(b"Calling EFI Application\0").0, None), [""; 0]);
+    assert_eq!(failed(&log(b"Calling EFI Application\0\0").0, None), ["eventlog.digests"]);
+    assert_eq!(failed(&log(b"Calling EFI Application ").0, None), ["eventlog.digests"]);
+    let separator = td().event(3, EventKind::SEPARATOR, &[0; 5], &[0; 4]);
+    assert_eq!(failed(&separator.0, None), ["eventlog.digests"]);
+}
+
+#[test]
 fn what_grub_ran_is_what_it_measured() {
     for (logged, measured) in [
         (b"grub_cmd: insmod ext2\0".as_slice(), b"insmod ext2".as_slice()),

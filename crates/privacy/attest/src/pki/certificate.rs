@@ -194,9 +194,17 @@ impl ParsedCertificate {
     /// As [`Self::signed_by`], computed once for the same bytes.
     pub(crate) fn known_signed_by(&self, issuer: &Self, facts: &Facts) -> bool {
         let signature = self.certificate.signature().as_bytes().unwrap_or_default();
-        // The algorithm is not within the signed part, but must be the one that is.
-        let algorithm = self.certificate.signature_algorithm() == self.certificate.tbs_certificate().signature();
-        algorithm && facts.holds(issuer.spki(), signature, &self.signed, || self.signed_by(issuer))
+        self.names_one_algorithm() && facts.holds(issuer.spki(), signature, &self.signed, || self.signed_by(issuer))
+    }
+
+    /// Tells the facts that this issuer signed it, where a test proves that.
+    pub(crate) fn presume_signed_by(&self, issuer: &Self, facts: &Facts) {
+        facts.presume(issuer.spki(), self.certificate.signature().as_bytes().unwrap_or_default(), &self.signed);
+    }
+
+    /// The algorithm and its parameters stand twice, and only one of them is within the signed part.
+    pub(crate) fn names_one_algorithm(&self) -> bool {
+        self.certificate.signature_algorithm() == self.certificate.tbs_certificate().signature()
     }
 
     /// X.509 version 3, and signed as it says itself inside what is signed.
@@ -205,7 +213,7 @@ impl ParsedCertificate {
         if tbs.version() != Version::V3 {
             return Err(format!("`{}` is not an X.509 version 3 certificate", self.subject()));
         }
-        if self.certificate.signature_algorithm() != tbs.signature() {
+        if !self.names_one_algorithm() {
             return Err(format!("`{}` names two different signature algorithms", self.subject()));
         }
         Ok(())
@@ -214,7 +222,7 @@ impl ParsedCertificate {
     /// Version 3, ECDSA with SHA-256, a P-256 key.
     pub(crate) fn is_p256_throughout(&self) -> Result<(), String> {
         self.is_version_3()?;
-        if self.algorithm != Some(SignatureAlgorithm::EcdsaP256Sha256) {
+        if self.algorithm != Some(SignatureAlgorithm::EcdsaSha256) {
             return Err(format!("`{}` is not signed with ECDSA and SHA-256", self.subject()));
         }
         self.p256_sec1().map(drop).ok_or_else(|| format!("`{}` does not hold a P-256 key", self.subject()))

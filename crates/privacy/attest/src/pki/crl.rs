@@ -56,6 +56,7 @@ impl ParsedCrl {
     /// As [`Self::signed_by`], computed once for the same bytes.
     pub(crate) fn known_signed_by(&self, issuer: &ParsedCertificate, facts: &Facts) -> bool {
         let signature = self.list.signature.as_bytes().unwrap_or_default();
+        // What is remembered is of the algorithm within the signed part; there is none if the other one differs.
         self.algorithm.is_some() && facts.holds(issuer.spki(), signature, &self.signed, || self.signed_by(issuer))
     }
 

@@ -5,9 +5,10 @@ use der::{Decode as _, Encode as _};
 use rsa::pkcs1::{RsaPssParams, TrailerField};
 use rsa::pkcs8::DecodePublicKey as _;
 use rsa::signature::Verifier as _;
+use rsa::signature::hazmat::PrehashVerifier as _;
 use rsa::traits::PublicKeyParts as _;
 use rsa::{pkcs1v15, pss};
-use sha2::{Sha256, Sha384, Sha512};
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoRef};
 
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
@@ -16,6 +17,7 @@ const SECP384R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34")
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const ECDSA_WITH_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
 const ECDSA_WITH_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3");
+const ECDSA_WITH_SHA512: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.4");
 const RSA_WITH_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.11");
 const RSA_WITH_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.12");
 const RSA_WITH_SHA512: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.13");
@@ -64,10 +66,12 @@ impl PublicKey {
 /// A signature algorithm of X.509, with its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SignatureAlgorithm {
-    /// ECDSA with SHA-256 under a P-256 key (RFC 5758 §3.2).
-    EcdsaP256Sha256,
-    /// ECDSA with SHA-384 under a P-384 key.
-    EcdsaP384Sha384,
+    /// ECDSA with SHA-256 (RFC 5758 §3.2), on whichever curve the issuer's key is.
+    EcdsaSha256,
+    /// ECDSA with SHA-384.
+    EcdsaSha384,
+    /// ECDSA with SHA-512.
+    EcdsaSha512,
     /// RSASSA-PSS with SHA-384, MGF1 with SHA-384, a salt of 48 bytes (RFC 4055 §3.1).
     RsaPssSha384,
     /// RSASSA-PKCS1-v1_5 with SHA-256 (RFC 4055 §5).
@@ -84,8 +88,9 @@ impl SignatureAlgorithm {
         let parameters = identifier.parameters.as_ref();
         let absent_or_null = || parameters.is_none_or(|any| any.is_null());
         match identifier.oid {
-            ECDSA_WITH_SHA256 => parameters.is_none().then_some(Self::EcdsaP256Sha256),
-            ECDSA_WITH_SHA384 => parameters.is_none().then_some(Self::EcdsaP384Sha384),
+            ECDSA_WITH_SHA256 => parameters.is_none().then_some(Self::EcdsaSha256),
+            ECDSA_WITH_SHA384 => parameters.is_none().then_some(Self::EcdsaSha384),
+            ECDSA_WITH_SHA512 => parameters.is_none().then_some(Self::EcdsaSha512),
             RSA_WITH_SHA256 => absent_or_null().then_some(Self::RsaPkcs1Sha256),
             RSA_WITH_SHA384 => absent_or_null().then_some(Self::RsaPkcs1Sha384),
             RSA_WITH_SHA512 => absent_or_null().then_some(Self::RsaPkcs1Sha512),
@@ -105,15 +110,23 @@ fn is_pss_sha384(parameters: &[u8]) -> bool {
     })
 }
 
+/// ECDSA over a message's hash; one longer than the curve's order is cut to its leftmost bits (FIPS 186-5 §6.4.2).
+fn is_ecdsa(key: &PublicKey, hash: &[u8], signature: &[u8]) -> bool {
+    match key {
+        PublicKey::P256(key) => p256::ecdsa::Signature::from_der(signature)
+            .is_ok_and(|signature| key.verify_prehash(hash, &signature).is_ok()),
+        PublicKey::P384(key) => p384::ecdsa::Signature::from_der(signature)
+            .is_ok_and(|signature| key.verify_prehash(hash, &signature).is_ok()),
+        PublicKey::Rsa(_) => false,
+    }
+}
+
 /// Whether the signature over the message is this key's. Key and algorithm must belong together.
 pub(crate) fn verify(key: &PublicKey, algorithm: SignatureAlgorithm, message: &[u8], signature: &[u8]) -> bool {
     match (algorithm, key) {
-        (SignatureAlgorithm::EcdsaP256Sha256, PublicKey::P256(key)) => {
-            p256::ecdsa::Signature::from_der(signature).is_ok_and(|signature| key.verify(message, &signature).is_ok())
-        }
-        (SignatureAlgorithm::EcdsaP384Sha384, PublicKey::P384(key)) => {
-            p384::ecdsa::Signature::from_der(signature).is_ok_and(|signature| key.verify(message, &signature).is_ok())
-        }
+        (SignatureAlgorithm::EcdsaSha256, key) => is_ecdsa(key, &Sha256::digest(message), signature),
+        (SignatureAlgorithm::EcdsaSha384, key) => is_ecdsa(key, &Sha384::digest(message), signature),
+        (SignatureAlgorithm::EcdsaSha512, key) => is_ecdsa(key, &Sha512::digest(message), signature),
         (SignatureAlgorithm::RsaPssSha384, PublicKey::Rsa(key)) => pss::Signature::try_from(signature)
             .is_ok_and(|signature| pss::VerifyingKey::<Sha384>::new(key.clone()).verify(message, &signature).is_ok()),
         (SignatureAlgorithm::RsaPkcs1Sha256, PublicKey::Rsa(key)) => pkcs1v15::Signature::try_from(signature)

@@ -122,3 +122,20 @@ impl<T> Reference<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Hex;
+
+    #[test]
+    fn what_host_data_has_to_be_is_said_in_one_of_three_ways_and_no_other() {
+        let read = |text: &str| serde_json::from_str::<HostDataRule<Hex<2>>>(text);
+        assert_eq!(read(r#""any""#).unwrap(), HostDataRule::Any);
+        assert_eq!(read(r#""instance""#).unwrap(), HostDataRule::Instance);
+        assert_eq!(read(r#"{"one-of":["00ff"]}"#).unwrap(), HostDataRule::OneOf(vec![Hex([0, 0xff])]));
+        for bad in [r#""Instance""#, r#""none""#, r#"{"instance":"inst_x"}"#, r#"{"one-of":["0"]}"#, "null"] {
+            read(bad).unwrap_err();
+        }
+    }
+}

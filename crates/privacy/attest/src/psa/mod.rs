@@ -173,7 +173,7 @@ fn check_device(device: &Device<'_>, policy: &PsaPolicy, context: &Context<'_>, 
     if let Some(client) = device.client_id {
         recorder.record(&PSA_CLIENT, ruled("psa.client_id", policy.client_id.as_ref(), &client, "caller"));
     }
-    recorder.record(&PSA_HASHES, lengths_agree(&device.software, None));
+    context.expect_of_measurements(&PSA_HASHES, lengths_agree(&device.software, None), recorder);
     recorder.record(&PSA_SOFTWARE, is_known("psa", policy.software.as_ref(), &device.software));
     recorder.record(&PSA_COMPLETE, is_complete("psa", policy.software.as_ref(), &device.software));
     let certification = match (&policy.certification, device.certification) {

@@ -20,6 +20,7 @@ use super::report::SnpReport;
 use crate::anchors::{AmdAnchor, AmdLine};
 use crate::appraise::Context;
 use crate::checks::Recorder;
+use crate::facts::Facts;
 use crate::pki::{ParsedCertificate, ParsedCrl, PublicKey, SignatureAlgorithm};
 
 /// Most certificates from a host, and from collateral.
@@ -39,6 +40,8 @@ const RSA_4096_BYTES: usize = 512;
 pub(super) struct Leaf {
     pub(super) certificate: ParsedCertificate,
     pub(super) facts: Result<LeafFacts, String>,
+    /// Whether AMD's pinned root vouches for it, over the intermediate.
+    pub(super) is_anchored: bool,
 }
 
 /// Finds the certificates and makes every check of the chain.
@@ -52,9 +55,9 @@ pub(super) fn check(
 ) -> Option<Leaf> {
     let Found { leaf, intermediate, leaf_signed, result } = find(report, signer, given, context);
     recorder.record(&checks::CHAIN_STRUCTURE, result);
-    let leaf = leaf?;
+    let mut leaf = leaf?;
     let Some(intermediate) = intermediate else { return Some(leaf) };
-    recorder.require(
+    let is_certified = recorder.require(
         &checks::CHAIN_SIGNATURE,
         leaf_signed,
         "the intermediate signed the certificate of the signing key",
@@ -70,14 +73,15 @@ pub(super) fn check(
         recorder.record(&checks::CHAIN_ARK, Err("no root is pinned for this product line".into()));
         return Some(leaf);
     };
-    recorder.record(
+    let is_authentic = recorder.record(
         &checks::CHAIN_ARK,
-        if intermediate.signed_by(&anchor.ark) {
+        if is_signed(&intermediate, &anchor.ark, context.endorsements.anchors.facts()) {
             Ok(format!("AMD's pinned root of {} signed `{}`", anchor.line.name(), intermediate.subject()))
         } else {
             Err(format!("AMD's root of {} did not sign `{}`", anchor.line.name(), intermediate.subject()))
         },
     );
+    leaf.is_anchored = is_certified && is_authentic;
     check_path(&leaf.certificate, &intermediate, anchor, signer, context, recorder);
     check_revocation(&intermediate, anchor, policy, context, recorder);
     Some(leaf)
@@ -119,12 +123,13 @@ fn find(report: &SnpReport<'_>, signer: Option<SigningKey>, given: &[Binary], co
         ));
     };
     let certificate = pool.swap_remove(position);
-    let (intermediate, leaf_signed) = find_issuer(&mut pool, &certificate);
+    let known = context.endorsements.anchors.facts();
+    let (intermediate, leaf_signed) = find_issuer(&mut pool, &certificate, known);
     let result = match &intermediate {
         Some(_) => Ok("there are certificates of the signing key and of its issuer".into()),
         None => Err(format!("there is no certificate of the issuer of `{}` (ASK or ASVK)", certificate.subject())),
     };
-    Found { leaf: Some(Leaf { certificate, facts }), intermediate, leaf_signed, result }
+    Found { leaf: Some(Leaf { certificate, facts, is_anchored: false }), intermediate, leaf_signed, result }
 }
 
 /// Parses what may be part of a chain; the pinned roots, which often come along, are not parsed again.
@@ -190,19 +195,33 @@ fn best_leaf(pool: &[ParsedCertificate], report: &SnpReport<'_>, signer: Option<
         .reduce(|best, next| if next.fitness > best.fitness { next } else { best })
 }
 
+/// Whether the issuer signed it: as remembered, where the signed part names the algorithm that the signature is of.
+fn is_signed(certificate: &ParsedCertificate, issuer: &ParsedCertificate, known: &Facts) -> bool {
+    if certificate.names_one_algorithm() {
+        return certificate.known_signed_by(issuer, known);
+    }
+    certificate.signed_by(issuer)
+}
+
 /// The certificate that signed the leaf, among those that bear its issuer's name: AMD reissued an ASK under one name.
 /// When none did, the first of that name, or else any authority, so that the checks of the path say how it differs.
-fn find_issuer(pool: &mut Vec<ParsedCertificate>, leaf: &ParsedCertificate) -> (Option<ParsedCertificate>, bool) {
+fn find_issuer(
+    pool: &mut Vec<ParsedCertificate>,
+    leaf: &ParsedCertificate,
+    known: &Facts,
+) -> (Option<ParsedCertificate>, bool) {
     let named = |certificate: &ParsedCertificate| leaf.issued_by_name_of(certificate);
     let candidates = || pool.iter().enumerate().filter(|(_, certificate)| named(certificate)).take(MAX_ISSUERS);
-    if let Some(position) = candidates().find(|(_, issuer)| leaf.signed_by(issuer)).map(|(position, _)| position) {
+    if let Some(position) =
+        candidates().find(|(_, issuer)| is_signed(leaf, issuer, known)).map(|(position, _)| position)
+    {
         return (Some(pool.swap_remove(position)), true);
     }
     let any = || pool.iter().position(|certificate| !leaf::is_endorsement_key(certificate));
     let first = candidates().next().map(|(position, _)| position).or_else(any);
     let Some(position) = first else { return (None, false) };
     let issuer = pool.swap_remove(position);
-    let signed = !named(&issuer) && leaf.signed_by(&issuer);
+    let signed = !named(&issuer) && is_signed(leaf, &issuer, known);
     (Some(issuer), signed)
 }
 
@@ -328,8 +347,8 @@ fn check_revocation(
         return;
     }
     recorder.record(&checks::CRL_GIVEN, Ok(format!("{} of the root of {}", lists.len(), anchor.line.name())));
-    let ark = &anchor.ark;
-    let signed = ark.may_sign_crls().and_then(|()| lists.iter().try_for_each(|list| authentic(list, ark)));
+    let (ark, known) = (&anchor.ark, context.endorsements.anchors.facts());
+    let signed = ark.may_sign_crls().and_then(|()| lists.iter().try_for_each(|list| authentic(list, ark, known)));
     recorder.record(&checks::CRL_SIGNATURE, signed.map(|()| "the pinned root signed the revocation list".into()));
     let current = lists.iter().try_for_each(|list| list.current_at(context.now));
     recorder.record(&checks::CRL_DATES, current.map(|()| "the revocation list is current".into()));
@@ -349,9 +368,9 @@ fn missing(line: AmdLine) -> String {
     )
 }
 
-pub(super) fn authentic(list: &ParsedCrl, ark: &ParsedCertificate) -> Result<(), String> {
+pub(super) fn authentic(list: &ParsedCrl, ark: &ParsedCertificate, known: &Facts) -> Result<(), String> {
     list.understands_critical_extensions()?;
-    if list.signed_by(ark) {
+    if list.known_signed_by(ark, known) {
         Ok(())
     } else {
         Err(format!("the root did not sign the revocation list of `{}`", list.issuer()))

@@ -61,7 +61,7 @@ pub(crate) fn check(
     let mut appraised = Appraised {
         product: "AMD SEV-SNP".into(),
         claims: Claims::new(),
-        tier: Assurance::Hardware,
+        tier: Assurance::Unanchored,
         image: None,
         clock: None,
         checks: checks::SNP,
@@ -77,9 +77,11 @@ pub(crate) fn check(
     let leaf = chain::check(&report, signer, &evidence.certificates, policy, context, recorder);
     let facts = leaf.as_ref().and_then(|leaf| leaf.facts.as_ref().ok());
     let line = report.line().or_else(|| facts.map(|facts| facts.line));
-    check_signature(&report, leaf.as_ref(), recorder);
+    if check_signature(&report, leaf.as_ref(), recorder) && leaf.as_ref().is_some_and(|leaf| leaf.is_anchored) {
+        appraised.tier = Assurance::Hardware;
+    }
     if let Some(leaf) = &leaf {
-        check_leaf(&report, leaf, signer, policy, recorder);
+        check_leaf(&report, leaf, signer, policy, context, recorder);
     }
     check_product(&report, facts.map(|facts| facts.line), policy, recorder);
     rules::check_tcb(&report, line, policy, recorder);
@@ -138,8 +140,8 @@ fn check_form(report: &SnpReport<'_>, recorder: &mut Recorder) -> Option<Signing
 }
 
 /// Verifies the signature over the bytes as they came.
-fn check_signature(report: &SnpReport<'_>, leaf: Option<&Leaf>, recorder: &mut Recorder) {
-    let Some(leaf) = leaf else { return };
+fn check_signature(report: &SnpReport<'_>, leaf: Option<&Leaf>, recorder: &mut Recorder) -> bool {
+    let Some(leaf) = leaf else { return false };
     let signature = p384::ecdsa::Signature::from_scalars(report.signature.r, report.signature.s);
     let result = match (leaf.certificate.public_key(), signature) {
         (Some(PublicKey::P384(key)), Ok(signature)) if key.verify(report.signed_part(), &signature).is_ok() => {
@@ -150,7 +152,7 @@ fn check_signature(report: &SnpReport<'_>, leaf: Option<&Leaf>, recorder: &mut R
         }
         _ => Err("the certificate holds no P-384 key".to_owned()),
     };
-    recorder.record(&checks::REPORT_SIGNATURE, result);
+    recorder.record(&checks::REPORT_SIGNATURE, result)
 }
 
 /// What the certificate of the signing key says against what the report says.
@@ -159,6 +161,7 @@ fn check_leaf(
     leaf: &Leaf,
     signer: Option<SigningKey>,
     policy: &SnpPolicy,
+    context: &Context<'_>,
     recorder: &mut Recorder,
 ) {
     let kind = leaf::kind(&leaf.certificate);
@@ -194,11 +197,17 @@ fn check_leaf(
             Err(format!("the report says {reported}, the certificate {}", facts.tcb))
         },
     );
-    check_owner(report, &facts.owner, policy, recorder);
+    check_owner(report, &facts.owner, policy, context, recorder);
 }
 
 /// The chip, or the provider and a chip that may be masked.
-fn check_owner(report: &SnpReport<'_>, owner: &Owner, policy: &SnpPolicy, recorder: &mut Recorder) {
+fn check_owner(
+    report: &SnpReport<'_>,
+    owner: &Owner,
+    policy: &SnpPolicy,
+    context: &Context<'_>,
+    recorder: &mut Recorder,
+) {
     let masked = report.chip_id.is_zero();
     let result = match (owner, policy.masked_chip_id) {
         (Owner::Chip(id), _) if *id == report.chip_id => Ok("the certificate is this chip's".to_owned()),
@@ -208,7 +217,12 @@ fn check_owner(report: &SnpReport<'_>, owner: &Owner, policy: &SnpPolicy, record
         (Owner::Provider(_), Some(true)) => Ok("the host hides which chip it is, which the policy allows".to_owned()),
         (Owner::Provider(_), Some(false)) => Err("the host hides which chip it is".to_owned()),
     };
-    recorder.record(&checks::LEAF_CHIP, result);
+    if masked && matches!(owner, Owner::Chip(_)) && context.given.is_some() {
+        let why = "the host hides which chip it is, of which an inspection expects nothing; a policy refuses that";
+        recorder.not_applicable(&checks::LEAF_CHIP, why);
+    } else {
+        recorder.record(&checks::LEAF_CHIP, result);
+    }
     match owner {
         Owner::Chip(_) => recorder.not_applicable(&checks::LEAF_PROVIDER, "a VCEK belongs to no provider"),
         Owner::Provider(provider) => {

@@ -63,7 +63,7 @@ pub(super) fn check(given: &[Binary], context: &Context<'_>, recorder: &mut Reco
     if lists.is_empty() {
         recorder.not_applicable(&checks::CRL_SIGNATURE, "there is no revocation list");
     } else {
-        let signed = lists.iter().try_for_each(|list| list_of_pinned(list, anchors));
+        let signed = lists.iter().try_for_each(|list| list_of_pinned(list, context));
         recorder.record(&checks::CRL_SIGNATURE, signed.map(|()| "a pinned root signed each list".into()));
     }
     appraised.claims.insert("certificates".into(), claims(&authorities, &lists));
@@ -90,9 +90,10 @@ fn signed_by_pinned(certificate: &ParsedCertificate, anchors: &[AmdAnchor]) -> R
     }
 }
 
-fn list_of_pinned(list: &ParsedCrl, anchors: &[AmdAnchor]) -> Result<(), String> {
-    match anchors.iter().find(|anchor| list.issued_by_name_of(&anchor.ark)) {
-        Some(anchor) => chain::authentic(list, &anchor.ark),
+fn list_of_pinned(list: &ParsedCrl, context: &Context<'_>) -> Result<(), String> {
+    let anchors = context.endorsements.anchors;
+    match anchors.amd().iter().find(|anchor| list.issued_by_name_of(&anchor.ark)) {
+        Some(anchor) => chain::authentic(list, &anchor.ark, anchors.facts()),
         None => Err(format!("the revocation list of `{}` is of no pinned root", list.issuer())),
     }
 }

@@ -15,7 +15,7 @@ checks! {
     TPM_QUOTE_LOG_STRUCTURE = "tpm-quote.log.structure", "TCG PFP, Event Log Entries", "The event log can be read to its end and has a quoted bank.";
     TPM_QUOTE_LOG_REPLAY = "tpm-quote.log.replay", "TCG PFP, Event Log Entries; TPM 2.0 Part 1, PCR Operations", "The log's events, replayed, give every quoted PCR that they extend, and every one of PCRs 0-7 that is not at its start.";
     TPM_QUOTE_LOG_DIGESTS = "tpm-quote.log.digests", "TCG PFP, Event Types", "Where an event's type defines it, its digest is the hash of its data.";
-    TPM_QUOTE_CHAIN_STRUCTURE = "tpm-quote.chain.structure", "RFC 5280 §4.1", "The key comes with at most four certificates, each well-formed.";
+    TPM_QUOTE_CHAIN_STRUCTURE = "tpm-quote.chain.structure", "RFC 5280 §4.1", "The key comes with at most eight certificates, each well-formed.";
     TPM_QUOTE_CHAIN_ANCHOR = "tpm-quote.chain.anchor", "RFC 5280 §6.1.1, §6.1.3 (a)(4)", "Each certificate names the next one as its issuer, and the last names a root that was given.";
     TPM_QUOTE_CHAIN_ALGORITHMS = "tpm-quote.chain.algorithms", "RFC 4055 §5; RFC 5758 §3.2", "Every certificate is X.509 version 3 and signed with an algorithm that is understood.";
     TPM_QUOTE_CHAIN_SIGNATURES = "tpm-quote.chain.signatures", "RFC 5280 §6.1.3 (a)(1)", "Each certificate is signed by the next one's key.";
@@ -23,7 +23,19 @@ checks! {
     TPM_QUOTE_CHAIN_AUTHORITIES = "tpm-quote.chain.authorities", "RFC 5280 §4.2.1.9, §6.1.4 (k)-(m)", "Every issuer is a CA and allows the length of the path below it; the key's certificate is not a CA.";
     TPM_QUOTE_CHAIN_KEY_USAGE = "tpm-quote.chain.key-usage", "RFC 5280 §4.2.1.3", "Issuers may sign certificates; a key that quotes may sign.";
     TPM_QUOTE_CHAIN_CRITICAL = "tpm-quote.chain.critical-extensions", "RFC 5280 §4.2", "No certificate carries a critical extension that is not understood.";
+    TPM_QUOTE_PARAVISOR_STRUCTURE = "tpm-quote.paravisor.structure", "Azure confidential VM guest attestation, HCL report", "The paravisor's report has its structure, down to the runtime data.";
+    TPM_QUOTE_PARAVISOR_KEY = "tpm-quote.paravisor.key", "Azure confidential VM guest attestation, runtime data", "The paravisor's runtime data names the attestation key as its own vTPM's.";
+    TPM_QUOTE_PARAVISOR_BINDING = "tpm-quote.paravisor.binding", "Azure confidential VM guest attestation, HCL report", "The hardware's report, and a TD's quote, cover the runtime data by its hash and nothing else.";
+    TPM_QUOTE_PARAVISOR_HARDWARE = "tpm-quote.paravisor.hardware", "SEV-SNP ABI, ATTESTATION_REPORT; Intel TDX DCAP Quoting Library API, A.3", "The default appraisal accepts the hardware's report, when what judges it lies beside it.";
 }
+
+/// Those that need a paravisor's report.
+pub(super) static OF_THE_PARAVISOR: [&crate::checks::CheckInfo; 4] = [
+    &TPM_QUOTE_PARAVISOR_STRUCTURE,
+    &TPM_QUOTE_PARAVISOR_KEY,
+    &TPM_QUOTE_PARAVISOR_BINDING,
+    &TPM_QUOTE_PARAVISOR_HARDWARE,
+];
 
 /// Those that need a quote.
 pub(super) static OF_THE_QUOTE: [&crate::checks::CheckInfo; 10] = [

@@ -9,6 +9,7 @@
 
 mod chain;
 pub mod checks;
+mod paravisor;
 mod signature;
 #[cfg(test)]
 mod tests;
@@ -61,6 +62,9 @@ pub(crate) fn check(evidence: &TpmQuoteEvidence, context: &Context<'_>, recorder
     let quotes = !evidence.attest.as_slice().is_empty();
     let certified = chain::check(evidence, quotes, context, &mut claims, recorder);
     let anchored = certified.as_ref().is_some_and(|certified| certified.anchored);
+    let bare = evidence.ak.as_ref().and_then(|ak| PublicKey::from_spki(ak.as_slice()));
+    let key = certified.as_ref().and_then(|certified| certified.key.clone()).or(bare);
+    paravisor::check(evidence.paravisor.as_ref(), key.as_ref(), context, &mut claims, recorder);
     if quotes {
         check_quote(evidence, certified, context, &mut claims, recorder);
     } else {

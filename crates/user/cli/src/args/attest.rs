@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use lambda_attest::UnixTime;
 use lambda_types::InstanceId;
+use lambda_types::shape::LaunchProfile;
 
 use super::seconds;
 
@@ -141,7 +142,8 @@ pub(crate) struct Verify {
     /// Release policy, plain or signed.
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: PathBuf,
-    /// The instance that a record must be evidence of; the one that the record says was asked if left out.
+    /// The instance that it must be evidence of; of a record, the one that it says was asked if left out. Of a bare report, it is
+    /// what the policy may want the host data to name.
     #[arg(long, value_name = "ID")]
     pub(crate) instance: Option<InstanceId>,
     /// What the report must cover: hex, or @FILE with the bytes. A record says so itself; anything else is refused without.
@@ -174,6 +176,17 @@ pub(crate) enum Collateral {
 Documents that are fresh are not asked for again: certificates never, the rest once a day. Exit code 6: a publisher did not
 answer in time.")]
     Fetch(Box<Fetch>),
+    /// Writes what this machine has and may still use as one signed file, for a machine that cannot fetch.
+    #[command(after_help = "Example:\n  lambda attest collateral export collateral.json --key fetcher.key")]
+    Export(Export),
+    /// Takes a signed file of another machine: fills this one's collateral with it.
+    #[command(after_help = "Examples:
+  lambda attest collateral import collateral.json --key fetcher.pub
+  lambda attest policy key pin fetcher.pub && lambda attest collateral import collateral.json
+
+All or nothing: a document that is stale or not what it says refuses the file. What this machine fetched later stays. Exit code 3:
+refused.")]
+    Import(ImportBundle),
     /// Shows what this machine has, or what is in a bundle.
     #[command(after_help = "Examples:
   lambda attest collateral show
@@ -186,6 +199,28 @@ answer in time.")]
         #[arg(long = "key", value_name = "PUB", requires = "bundle")]
         keys: Vec<PathBuf>,
     },
+}
+
+/// `lambda attest collateral export`.
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// File to write.
+    #[arg(value_name = "FILE")]
+    pub(crate) bundle: PathBuf,
+    /// Private key that signs it, of `lambda attest policy key new`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: PathBuf,
+}
+
+/// `lambda attest collateral import`.
+#[derive(Debug, Args)]
+pub(crate) struct ImportBundle {
+    /// A file of `lambda attest collateral export` or `fetch --bundle`.
+    #[arg(value_name = "FILE")]
+    pub(crate) bundle: PathBuf,
+    /// Public key that must have signed it; may be given several times. The pinned policy keys if left out.
+    #[arg(long = "key", value_name = "PUB")]
+    pub(crate) keys: Vec<PathBuf>,
 }
 
 /// AMD product lines.
@@ -279,7 +314,8 @@ pub(crate) enum Policy {
   lambda attest policy new --from ./debian-12 --out policy.json
   lambda attest policy new --from image.json --profile snp --profile tdx --out policy.json
 
-A folder is measured first; an image.json alone is taken at its word. Profile tpm needs the platform CA pinned at connect.")]
+A folder is measured first; an image.json alone is taken at its word. Profile tpm needs the platform CA pinned at connect.
+Profile snp pins your keys for ID blocks (`lambda key show`), which are made when they are first needed.")]
     New(NewPolicy),
     /// Says what a policy accepts.
     #[command(after_help = "Example:\n  lambda attest policy show policy.json")]
@@ -316,26 +352,16 @@ pinned, signed by it; 3 not; 2 not a policy.")]
     Key(PolicyKey),
 }
 
-/// Launch profiles with reference values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ProfileName {
-    /// Measured boot with the node's vTPM.
-    Tpm,
-    /// AMD SEV-SNP.
-    Snp,
-    /// Intel TDX.
-    Tdx,
-}
-
 /// `lambda attest policy new`.
 #[derive(Debug, Args)]
 pub(crate) struct NewPolicy {
     /// Image folder, measured first; or an image.json, taken at its word.
     #[arg(long, value_name = "DIR|FILE")]
     pub(crate) from: PathBuf,
-    /// Profile to accept; every one that the image has values for if left out. May be given several times.
-    #[arg(long, value_enum)]
-    pub(crate) profile: Vec<ProfileName>,
+    /// Launch profile to accept: tpm, snp, tdx or sgx; every one that the image has values for if left out. May be given
+    /// several times.
+    #[arg(long)]
+    pub(crate) profile: Vec<LaunchProfile>,
     /// File to write; standard output if left out.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,

@@ -9,9 +9,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use lambda_attest::{
-    Anchors, Check, Claims, Collateral, Endorsements, Inspection, Outcome, Record, UnixTime, Verdict,
-    inspect as inspect_report, inspect_evidence, judge,
+    Check, Claims, Collateral, Endorsements, Inspection, Outcome, Record, UnixTime, Verdict, inspect as inspect_report,
+    inspect_evidence, judge,
 };
+use lambda_sdk::anchors;
 use lambda_sdk::broker::Fresh;
 use lambda_sdk::files;
 use serde::Serialize;
@@ -121,7 +122,7 @@ pub(crate) fn inspection(
     collateral: &Collateral,
     now: UnixTime,
 ) -> Result<Inspection, Failure> {
-    let anchors = Anchors::vendor().map_err(Failure::other)?;
+    let anchors = anchors().map_err(Failure::other)?;
     let endorsements = Endorsements { anchors: &anchors, collateral };
     let inspected = match subject {
         Subject::Record(record) => inspect_evidence(&record.evidence, &endorsements, now),
@@ -148,7 +149,7 @@ pub(crate) fn verify(format: Format, args: &Verify) -> Result<(), Failure> {
     let now = instant(evidence.at)?;
     let subject = Subject::read(evidence)?;
     let collateral = subject.collateral(&evidence.collateral, now)?;
-    let anchors = Anchors::vendor().map_err(Failure::other)?;
+    let anchors = anchors().map_err(Failure::other)?;
     let verified = match subject {
         Subject::Record(record) if args.report_data.is_none() => {
             let record = Record { collateral, ..*record };
@@ -167,14 +168,10 @@ pub(crate) fn verify(format: Format, args: &Verify) -> Result<(), Failure> {
             );
             return Err(Failure::usage(message));
         }
-        Subject::Presented(_) if args.instance.is_some() => {
-            return Err(Failure::usage(
-                "--instance goes with a record; say with --report-data what the report must cover",
-            ));
-        }
         Subject::Presented(presented) => {
             let endorsements = Endorsements { anchors: &anchors, collateral: &collateral };
-            let verdict = judge(&presented.report, args.report_data.as_deref(), &policy, &endorsements, now)
+            let asked = args.report_data.as_deref();
+            let verdict = judge(&presented.report, asked, args.instance, &policy, &endorsements, now)
                 .map_err(|error| unreadable(&evidence.path, error))?;
             Verified { verdict, record: None }
         }

@@ -10,7 +10,8 @@ use lambda_sdk::customer::{NewInstance, Started};
 use lambda_sdk::resolve::Known;
 use lambda_sdk::{Customer, images};
 use lambda_types::InstanceId;
-use lambda_types::instance::VOLUME_GIB;
+use lambda_types::instance::{Instance, VOLUME_GIB};
+use lambda_types::shape::LaunchProfile;
 
 use crate::args::{self, Boot, Create, Format, Run};
 use crate::commands::attest::{policy, summary};
@@ -40,7 +41,7 @@ pub(crate) async fn create(format: Format, args: &Create) -> Result<(), Failure>
     progress
         .done("sealed", "volume key, hostname, SSH keys, user data, name and tags; the cloud stores only ciphertext");
     if !args.wait.detach {
-        serve(&customer, instance.id, args.wait.timeout, &mut progress).await?;
+        serve(&customer, &instance, args.wait.timeout, &mut progress).await?;
     }
     progress.finish();
     show(format, &customer, instance.id).await
@@ -55,15 +56,15 @@ pub(crate) async fn start(format: Format, args: &Boot) -> Result<(), Failure> {
         Progress::start().note(&format!("{} is already running; nothing was started", called(&known)));
         return show(format, &customer, id).await;
     }
-    boot(format, &customer, id, &args.run).await
+    boot(format, &customer, &known.instance, &args.run).await
 }
 
 /// `lambda instance restart`.
 pub(crate) async fn restart(format: Format, args: &Boot) -> Result<(), Failure> {
     let customer = customer()?;
-    let id = prepare(&customer, args).await?.instance.id;
-    customer.client.restart_instance(id).await?;
-    boot(format, &customer, id, &args.run).await
+    let instance = prepare(&customer, args).await?.instance;
+    customer.client.restart_instance(instance.id).await?;
+    boot(format, &customer, &instance, &args.run).await
 }
 
 /// The instance; a policy that was given is remembered before anything is asked for.
@@ -84,12 +85,12 @@ fn called(known: &Known) -> String {
     }
 }
 
-async fn boot(format: Format, customer: &Customer, id: InstanceId, args: &Run) -> Result<(), Failure> {
+async fn boot(format: Format, customer: &Customer, instance: &Instance, args: &Run) -> Result<(), Failure> {
     if !args.wait.detach {
         let mut progress = Progress::start();
-        serve(customer, id, args.wait.timeout, &mut progress).await?;
+        serve(customer, instance, args.wait.timeout, &mut progress).await?;
     }
-    show(format, customer, id).await
+    show(format, customer, instance.id).await
 }
 
 async fn show(format: Format, customer: &Customer, id: InstanceId) -> Result<(), Failure> {
@@ -97,8 +98,14 @@ async fn show(format: Format, customer: &Customer, id: InstanceId) -> Result<(),
 }
 
 /// Releases the instance's keys once its evidence is accepted, showing each step.
-async fn serve(customer: &Customer, id: InstanceId, timeout: Duration, progress: &mut Progress) -> Result<(), Failure> {
-    let served = customer.serve(id, timeout, &mut |event| step(progress, &event)).await;
+async fn serve(
+    customer: &Customer,
+    instance: &Instance,
+    timeout: Duration,
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    let (id, profile) = (instance.id, customer.records.load(instance.id)?.profile(instance));
+    let served = customer.serve(id, timeout, &mut |event| step(progress, profile, &event)).await;
     progress.finish();
     served.map(|_| ()).map_err(|error| {
         let mut failure = Failure::from(error);
@@ -107,17 +114,46 @@ async fn serve(customer: &Customer, id: InstanceId, timeout: Duration, progress:
     })
 }
 
-fn step(progress: &mut Progress, event: &Event) {
+/// Who measures what, while a guest of this profile boots.
+const fn measured(profile: LaunchProfile) -> &'static str {
+    match profile {
+        LaunchProfile::Tpm => "firmware measures kernel, initramfs and command line into the vTPM",
+        LaunchProfile::Sgx => {
+            "firmware measures kernel, initramfs and command line into the vTPM; memory for enclaves is beside it"
+        }
+        LaunchProfile::Snp => {
+            "the processor measured firmware, virtual processors and the hashes of kernel, initramfs and command line"
+        }
+        LaunchProfile::Tdx => {
+            "the TDX module measured the firmware, which measures kernel, initramfs and command line into the registers"
+        }
+        LaunchProfile::Cca => "the realm manager measured what the realm starts from",
+    }
+}
+
+/// What a challenge to a guest of this profile is.
+const fn challenge(profile: LaunchProfile) -> &'static str {
+    match profile {
+        LaunchProfile::Tpm | LaunchProfile::Sgx => {
+            "the guest was challenged: a fresh nonce, and a credential that only its vTPM can open"
+        }
+        LaunchProfile::Snp => {
+            "the guest was challenged: a fresh nonce, which a report that its processor signs has to cover"
+        }
+        LaunchProfile::Tdx => {
+            "the guest was challenged: a fresh nonce, which a quote of its processor's quoting enclave has to cover"
+        }
+        LaunchProfile::Cca => "the guest was challenged: a fresh nonce, which its realm's signed token has to cover",
+    }
+}
+
+fn step(progress: &mut Progress, profile: LaunchProfile, event: &Event) {
     match event {
         Event::Placed { node } => {
             progress.done("placed", &node.map_or_else(|| "a node was chosen".into(), |node| format!("on {node}")));
         }
-        Event::Booting => {
-            progress.done("booting", "firmware measures kernel, initramfs and command line into the vTPM")
-        }
-        Event::Challenged => {
-            progress.note("the guest was challenged: a fresh nonce, and a credential that only its vTPM can open")
-        }
+        Event::Booting => progress.done("booting", measured(profile)),
+        Event::Challenged => progress.note(challenge(profile)),
         Event::Attested(verdict) => {
             progress.done("attested", &summary(verdict));
             progress.note(verdict.tier_statement());
@@ -167,6 +203,7 @@ async fn new_instance(customer: &Customer, args: &Create, given: Given) -> Resul
         description: args.description.clone(),
         tags: args.tags.iter().cloned().collect(),
         shape: args.shape,
+        profile: args.profile,
         image,
         volume_gib: args.volume_gib,
         hostname: args.hostname.clone(),
@@ -203,4 +240,18 @@ fn read(path: &Path, most: u64) -> Result<Vec<u8>, Failure> {
         return Err(Failure::usage(format!("{} has {size} bytes; at most {most} are possible", path.display())));
     }
     std::fs::read(path).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vtpm_is_spoken_of_only_where_there_is_one() {
+        for profile in LaunchProfile::ALL {
+            for text in [measured(profile), challenge(profile)] {
+                assert_eq!(text.contains("vTPM"), profile.has_vtpm(), "{profile}: {text}");
+            }
+        }
+    }
 }

@@ -4,6 +4,7 @@ use lambda_sdk::Customer;
 use lambda_sdk::policies::{Chosen, Source};
 use lambda_sdk::resolve::Known;
 use lambda_types::instance::{Condition, ConditionKind, InstanceState};
+use lambda_types::shape::LaunchProfile;
 use serde::Serialize;
 use serde_json::json;
 
@@ -21,6 +22,7 @@ pub(crate) struct View {
     tags: Vec<String>,
     description: String,
     pub(crate) state: InstanceState,
+    profile: LaunchProfile,
     shape: String,
     vcpus: u32,
     memory_mib: u64,
@@ -87,6 +89,7 @@ impl View {
                 .unwrap_or_default(),
             description: metadata.map(|metadata| metadata.description.clone()).unwrap_or_default(),
             state: instance.state,
+            profile: instance.profile,
             shape: instance.shape.to_string(),
             vcpus: instance.shape.vcpus(),
             memory_mib: instance.shape.memory_mib(),
@@ -116,6 +119,7 @@ impl Show for View {
             ("name", self.name.clone()),
             ("state", self.state.to_string()),
             ("shape", format!("{} ({} vCPU, {} MiB)", self.shape, self.vcpus, self.memory_mib)),
+            ("profile", format!("{} (tier {})", self.profile, self.profile.tier())),
             ("volume", format!("{} GiB, encrypted ({})", self.volume_gib, self.volume)),
             ("image", self.image.clone()),
             ("node", self.node.clone().unwrap_or_else(none)),

@@ -1,6 +1,7 @@
-//! `lambda key …`: rotation of the customer's own keys.
+//! `lambda key …`: the customer's own keys, by name, and their rotation.
 
 use lambda_sdk::config::Folder;
+use lambda_sdk::launch::LaunchKeys;
 use lambda_sdk::{Keyring, rotation};
 use serde::Serialize;
 
@@ -47,6 +48,34 @@ impl Show for Project {
         text.push_str("Back up keyring.json, and copy it to the machines that run a broker.");
         text
     }
+}
+
+/// The keys of ID blocks, by SHA-384.
+#[derive(Serialize)]
+struct Launch {
+    snp_id_key: Option<String>,
+    snp_author_key: Option<String>,
+}
+
+impl Show for Launch {
+    fn text(&self) -> String {
+        match (&self.snp_id_key, &self.snp_author_key) {
+            (Some(id), Some(author)) => format!("SNP ID key      {id}\nSNP author key  {author}"),
+            _ => "There are no keys for SNP ID blocks; the first instance of profile snp makes them.".into(),
+        }
+    }
+}
+
+/// `lambda key show`.
+pub(crate) fn show(format: Format) -> Result<(), Failure> {
+    let digests = LaunchKeys::load(&Folder::from_environment()?)?.map(|keys| keys.digests());
+    output::print(
+        format,
+        &Launch {
+            snp_id_key: digests.map(|digests| digests.id.to_string()),
+            snp_author_key: digests.map(|digests| digests.author.to_string()),
+        },
+    )
 }
 
 /// `lambda key rotate-master`.

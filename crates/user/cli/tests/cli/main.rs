@@ -1,10 +1,12 @@
 //! The built program: exit codes, output formats, and what it never prints. No cloud is there.
 
 mod bench;
+mod bundles;
 mod collateral;
 mod eventlog;
 mod evidence;
 mod folders;
+mod launch;
 mod policies;
 mod publisher;
 mod secrets;
@@ -12,7 +14,7 @@ mod secrets;
 use bench::Bench;
 
 /// Every command a person can type, without arguments.
-const COMMANDS: [&str; 35] = [
+const COMMANDS: [&str; 38] = [
     "connect",
     "instance create",
     "instance list",
@@ -34,11 +36,14 @@ const COMMANDS: [&str; 35] = [
     "broker run",
     "key rotate-master",
     "key rotate-project",
+    "key show",
     "attest inspect",
     "attest verify",
     "attest eventlog",
     "attest collateral fetch",
     "attest collateral show",
+    "attest collateral export",
+    "attest collateral import",
     "attest policy new",
     "attest policy show",
     "attest policy sign",
@@ -70,12 +75,16 @@ fn the_help_of_every_command_and_group_has_an_example_of_it() {
 #[test]
 fn a_command_line_that_makes_no_sense_ends_with_2_and_says_why() {
     let bench = Bench::new();
-    let lines: [(&[&str], &str); 8] = [
+    let lines: [(&[&str], &str); 9] = [
         (&["nonsense"], "nonsense"),
         (&["instance", "create"], "--name"),
         (&["instance", "list", "-o", "xml"], "xml"),
         (&["instance", "start", "web", "--timeout", "0"], "--timeout"),
         (&["instance", "create", "--name", "a", "--image", "b", "--ssh-key", "c", "--shape", "huge"], "huge"),
+        (
+            &["instance", "create", "--name", "a", "--image", "b", "--ssh-key", "c", "--profile", "sev"],
+            "tpm, snp, tdx, sgx, cca",
+        ),
         (&["attest", "verify", "x", "--policy", "y", "--at", "yesterday"], "2026-01-31T12:00:00Z"),
         (&["attest", "verify", "x", "--policy", "y", "--instance", "web"], "web"),
         (&["cp", "a", "b"], "INSTANCE:PATH"),

@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use lambda_attest::Verdict;
+use lambda_attest::{Tee, Verdict};
 use lambda_crypto::{Acknowledge, BrokerReportKeys, ReleaseContext, Report, release};
 use lambda_types::instance::{Instance, InstanceState};
 use lambda_types::mailbox::{MAX_BODY_BYTES, Message};
 use lambda_types::session::{FromGuest, Hello, PROTOCOL, ToGuest};
+use lambda_types::shape::LaunchProfile;
 use lambda_types::{BootId, InstanceId};
 
 use super::judge::{Accepted, Judge, Judged};
@@ -54,7 +55,7 @@ impl<J: Judge> Engine<J> {
         hello: &Hello,
     ) -> Result<Step, Error> {
         let instance = self.client.instance(hello.instance).await?;
-        let policy = self.policies.get(&instance)?;
+        let policy = self.policy(&instance)?;
         let (challenge, outstanding) = match self.judge.challenge(hello, &policy) {
             Ok(made) => made,
             Err(Error::IdentityRefused(refusal)) => {
@@ -105,7 +106,7 @@ impl<J: Judge> Engine<J> {
         outstanding: &J::Outstanding,
     ) -> Result<Step, Error> {
         let instance = self.client.instance(hello.instance).await?;
-        let policy = self.policies.get(&instance)?;
+        let policy = self.policy(&instance)?;
         let previous = self.records.load(hello.instance)?.clock;
         let collateral = self.judge.collateral()?;
         match self.judge.judge(hello, evidence, outstanding, previous.as_ref(), &policy, &collateral) {
@@ -137,6 +138,13 @@ impl<J: Judge> Engine<J> {
         self.post(id, message.boot, message.seq, &ToGuest::Refused { failed_checks }).await.map(|_| ())
     }
 
+    /// A refusal, when what booted is allowed and is not what was asked for.
+    pub(super) fn unwanted(&self, instance: &Instance, accepted: &Accepted, tee: Tee) -> Result<Option<Error>, Error> {
+        let Instance { id, image, shape, profile, .. } = *instance;
+        let wanted = self.records.load(id)?.wanted.unwrap_or(Wanted { image, shape, profile });
+        Ok(otherwise(&wanted, accepted, tee).map(|detail| Error::refusal(vec![WANTED.into()], detail)))
+    }
+
     /// Sends the secrets. The record is written first: a crash after it costs another challenge, never a report that
     /// cannot be read.
     async fn release(
@@ -148,15 +156,9 @@ impl<J: Judge> Engine<J> {
         accepted: &Accepted,
     ) -> Result<Step, Error> {
         let id = instance.id;
-        let wanted = self.records.load(id)?.wanted.unwrap_or(Wanted { image: instance.image, shape: instance.shape });
-        if wanted.image != accepted.image || !accepted.shapes.contains(&wanted.shape) {
+        if let Some(unwanted) = self.unwanted(instance, accepted, verdict.tee)? {
             self.refuse(id, message, vec![WANTED.into()]).await?;
-            let booted = accepted.shapes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
-            let detail = format!(
-                "{} in shape {booted} booted, and {} in shape {} was asked for ({WANTED})",
-                accepted.image, wanted.image, wanted.shape
-            );
-            return Err(Error::refusal(vec![WANTED.into()], detail));
+            return Err(unwanted);
         }
         let context = ReleaseContext {
             policy_hash: accepted.policy_hash,
@@ -217,6 +219,27 @@ impl<J: Judge> Engine<J> {
         }
         Ok(Step::Answered(vec![Event::PinStored]))
     }
+}
+
+/// What booted, when the policy allows it and it is not what was asked for.
+fn otherwise(wanted: &Wanted, accepted: &Accepted, tee: Tee) -> Option<String> {
+    let Wanted { image, shape, profile } = *wanted;
+    let vouches = match profile {
+        LaunchProfile::Tpm | LaunchProfile::Sgx => Tee::Tpm,
+        LaunchProfile::Snp => Tee::Snp,
+        LaunchProfile::Tdx => Tee::Tdx,
+        LaunchProfile::Cca => Tee::Cca,
+    };
+    if image != accepted.image || !accepted.shapes.contains(&shape) {
+        let booted = accepted.shapes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+        return Some(format!(
+            "{} in shape {booted} booted, and {image} in shape {shape} was asked for ({WANTED})",
+            accepted.image
+        ));
+    }
+    (vouches != tee).then(|| {
+        format!("it was to be launched under profile {profile}, and its evidence is of another kind ({WANTED})")
+    })
 }
 
 pub(super) fn unreadable(detail: &str) -> Error {

@@ -58,7 +58,7 @@ impl<J: Judge> Engine<J> {
             let state = wait::describe(&instance);
             return Err(Error::Usage(format!("only a ready instance can be attested again; {id} is in {state}")));
         }
-        let policy = self.policies.get(&instance)?;
+        let policy = self.policy(&instance)?;
         loop {
             let read = self.client.read_mailbox(id, None, 0, Duration::ZERO).await?;
             let Some(message) = read.guest else {
@@ -78,6 +78,9 @@ impl<J: Judge> Engine<J> {
             let judged = self.judge.judge(&hello, &evidence, &outstanding, previous.as_ref(), &policy, &collateral);
             let verdict = match judged {
                 Judged::Accepted(verdict, accepted) => {
+                    if let Some(unwanted) = self.unwanted(&instance, &accepted, verdict.tee)? {
+                        return Err(unwanted);
+                    }
                     self.records.update(id, |record| {
                         remember(record, message.boot, &hello, &accepted, &verdict);
                         Ok(())

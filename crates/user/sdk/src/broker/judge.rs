@@ -16,7 +16,7 @@ use crate::collateral::Cache;
 use crate::{Error, files};
 
 /// Made once: they remember which of the vendors' signatures held.
-static ANCHORS: LazyLock<Result<Anchors, PkiError>> = LazyLock::new(Anchors::vendor);
+static ANCHORS: LazyLock<Result<Anchors, PkiError>> = LazyLock::new(crate::anchors);
 
 /// What accepted evidence vouches for.
 pub(super) struct Accepted {

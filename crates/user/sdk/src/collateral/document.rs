@@ -176,6 +176,20 @@ impl Document {
         }
     }
 
+    /// Whether the ids in it are lower-case hex of their lengths. Its name is a file's.
+    pub(super) fn is_well_formed(&self) -> bool {
+        let is_hex = |text: &str, bytes: usize| {
+            text.len() == 2 * bytes && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        match self {
+            Self::AmdKey { line: AmdLine::Turin, hwid, .. } => is_hex(hwid, 8),
+            Self::AmdKey { hwid, .. } => is_hex(hwid, 64),
+            Self::IntelTcb { fmspc, .. } => is_hex(fmspc, 6),
+            Self::AmdChain { .. } | Self::AmdCrl { .. } => true,
+            Self::IntelQe { .. } | Self::IntelPckCrl { .. } | Self::IntelRootCrl => true,
+        }
+    }
+
     pub(super) fn url(&self, publishers: &Publishers) -> String {
         let Publishers { kds, pcs, root_crl } = publishers;
         match self {

@@ -1,6 +1,7 @@
 use lambda_attest::AmdLine;
 
 use super::*;
+use crate::policies::keys::PolicyKey;
 
 const NOW: UnixTime = UnixTime(1_800_000_000);
 
@@ -78,4 +79,47 @@ fn what_changes_is_fresh_for_a_day_and_what_does_not_until_it_ends() {
     let chain = entry(Document::AmdChain { line: AmdLine::Milan, key: AmdKey::Vlek }, NOW.0 + 10 * FRESH_SECONDS);
     assert!(chain.is_fresh(UnixTime(fetched + 5 * FRESH_SECONDS)));
     assert!(!chain.is_fresh(UnixTime(NOW.0 + 11 * FRESH_SECONDS)));
+}
+
+/// A document in the form of Intel's, current for years.
+fn identity() -> Entry {
+    let chain = rcgen::generate_simple_self_signed(["intel".to_owned()]).unwrap().cert.pem();
+    let body = serde_json::json!({"enclaveIdentity": {"id": "TD_QE", "issueDate": "2020-01-01T00:00:00Z",
+        "nextUpdate": "2099-01-01T00:00:00Z"}, "signature": "00"});
+    let body = body.to_string().into_bytes().into();
+    let document = Document::IntelQe { technology: Technology::Tdx };
+    Entry { body, issuer_chain: Some(chain), ..entry(document, 0) }
+}
+
+#[test]
+fn what_a_bundle_says_of_its_documents_is_looked_at_however_well_it_is_signed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, key) = (dir.path().join("bundle.json"), PolicyKey::generate().unwrap());
+    let (cache, _dir) = cache(&[]);
+    let import = |entries: &[Entry]| {
+        let bundle = serde_json::json!({"version": 1, "documents": entries});
+        files::write(&path, &key.sign(lambda_attest::envelope::COLLATERAL_TYPE, bundle.to_string().into())).unwrap();
+        super::import(&cache, &path, &[key.public()], NOW)
+    };
+    let good = identity();
+    let long = Entry { body: vec![b' '; 256 * 1024 + 1].into(), ..good.clone() };
+    let chainless = Entry { issuer_chain: None, ..good.clone() };
+    let other_format = Entry { format: FORMAT + 1, ..good.clone() };
+    let renamed = Entry { document: Document::IntelQe { technology: Technology::Sgx }, ..good.clone() };
+    for (entries, reason) in [
+        (vec![], "no document"),
+        (vec![good.clone(), good.clone()], "twice"),
+        (vec![long], "longer than"),
+        (vec![chainless], "missing"),
+        (vec![other_format], "format 2"),
+        (vec![renamed], "`TD_QE` instead of `QE`"),
+    ] {
+        let refused = import(&entries).unwrap_err();
+        assert!(matches!(&refused, Error::NotTrusted(why) if why.contains(reason)), "{reason}: {refused}");
+        assert_eq!(cache.entries().unwrap(), [], "{reason}");
+    }
+    let imported = import(std::slice::from_ref(&good)).unwrap();
+    let [Imported { entry, stored: true }] = imported.as_slice() else { panic!("{imported:?}") };
+    assert_eq!(entry.until, "2099-01-01T00:00:00Z".parse().unwrap(), "as the document says, not as the bundle does");
+    assert_eq!(cache.entries().unwrap(), [Entry { until: entry.until, ..good }]);
 }

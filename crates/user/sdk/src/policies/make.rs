@@ -4,79 +4,72 @@ use std::collections::BTreeMap;
 
 use lambda_attest::dcap::{DcapPolicy, LogRule, TcbStatus, TdxPolicy, TdxReference};
 use lambda_attest::snp::SnpPolicy;
-use lambda_attest::{Hex, ImageReference, POLICY_VERSION, Policy, Reference, Rule, TpmPolicy};
+use lambda_attest::{Hex, HostDataRule, ImageReference, POLICY_VERSION, Policy, Reference, Rule, TpmPolicy};
 use lambda_types::image::ImageManifest;
-use lambda_types::shape::{Shape, Tier};
+use lambda_types::shape::{LaunchProfile, Shape};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::Error;
 use crate::config::Platform;
 use crate::images::Trusted;
+use crate::launch::{self, LaunchDigests};
 
-/// How an instance can be launched, as far as an image has reference values for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Profile {
-    /// Measured boot with the node's vTPM.
-    Tpm,
-    /// AMD SEV-SNP.
-    Snp,
-    /// Intel TDX.
-    Tdx,
-}
-
-impl Profile {
-    /// Every one.
-    pub const ALL: [Self; 3] = [Self::Tpm, Self::Snp, Self::Tdx];
-
-    /// Its name.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Tpm => "tpm",
-            Self::Snp => "snp",
-            Self::Tdx => "tdx",
-        }
-    }
-
-    fn is_of(self, manifest: &ImageManifest) -> bool {
-        match self {
-            Self::Tpm => !manifest.expected.tpm.is_empty(),
-            Self::Snp => !manifest.expected.snp.is_empty(),
-            Self::Tdx => !manifest.expected.tdx.is_empty(),
-        }
+fn is_of(profile: LaunchProfile, manifest: &ImageManifest) -> bool {
+    match profile {
+        LaunchProfile::Tpm | LaunchProfile::Sgx => !manifest.expected.tpm.is_empty(),
+        LaunchProfile::Snp => !manifest.expected.snp.is_empty(),
+        LaunchProfile::Tdx => !manifest.expected.tdx.is_empty(),
+        LaunchProfile::Cca => false,
     }
 }
 
-/// A policy that accepts this image under these profiles, or under every one that it has reference values for. Profile `tpm`
-/// needs a platform CA to pin.
+/// What a policy pins beside an image.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pins<'a> {
+    /// The platform CA, under which the vTPMs of profiles `tpm` and `sgx` are certified.
+    pub platform: Option<&'a Platform>,
+    /// The customer's keys, which sign the ID blocks of profile `snp`.
+    pub launch: Option<LaunchDigests>,
+}
+
+/// Whether a policy for these profiles, or for every one that the image has reference values for, pins keys of ID blocks.
 ///
 /// # Errors
-/// When the manifest is not usable or has no values for a profile, or there is no platform CA.
-pub fn make(manifest: &[u8], profiles: &[Profile], platform: Option<&Platform>) -> Result<Policy, Error> {
+/// When the manifest is not usable.
+pub fn pins_launch_keys(manifest: &[u8], profiles: &[LaunchProfile]) -> Result<bool, Error> {
     let image = Trusted::parse(manifest)?;
-    let chosen: Vec<Profile> = if profiles.is_empty() {
-        Profile::ALL.into_iter().filter(|profile| profile.is_of(&image.manifest)).collect()
+    Ok(is_of(LaunchProfile::Snp, &image.manifest) && (profiles.is_empty() || profiles.contains(&LaunchProfile::Snp)))
+}
+
+/// A policy that accepts this image under these profiles, or under every one that it has reference values for. A guest of
+/// profile `sgx` has a vTPM, and is judged by it.
+///
+/// # Errors
+/// When the manifest is not usable or has no values for a profile, or what a profile pins is not there.
+pub fn make(manifest: &[u8], profiles: &[LaunchProfile], pins: &Pins<'_>) -> Result<Policy, Error> {
+    let image = Trusted::parse(manifest)?;
+    let chosen: Vec<LaunchProfile> = if profiles.is_empty() {
+        LaunchProfile::ALL.into_iter().filter(|profile| is_of(*profile, &image.manifest)).collect()
     } else {
         profiles.to_vec()
     };
-    if let Some(profile) = chosen.iter().find(|profile| !profile.is_of(&image.manifest)) {
-        let message = format!("the image has no reference values for profile {}", profile.name());
-        return Err(Error::Usage(message));
+    if let Some(profile) = chosen.iter().find(|profile| !is_of(**profile, &image.manifest)) {
+        let why = launch::without_values(*profile);
+        return Err(Error::Usage(format!("the image has no reference values for profile {profile}: {why}")));
     }
-    if chosen.is_empty() {
-        return Err(Error::Usage("the image has no reference values for any profile".into()));
-    }
-    let tier = if chosen.contains(&Profile::Tpm) { Tier::Platform } else { Tier::Hardware };
+    let tier = chosen.iter().map(|profile| profile.tier()).min();
+    let tier = tier.ok_or_else(|| Error::Usage("the image has no reference values for any profile".into()))?;
     let mut document =
         Map::from_iter([("version".into(), POLICY_VERSION.into()), ("minimum_tier".into(), json(&tier)?)]);
     for profile in chosen {
-        let section = match profile {
-            Profile::Tpm => json(&tpm(manifest, platform)?)?,
-            Profile::Snp => json(&snp(&image)?)?,
-            Profile::Tdx => json(&tdx(&image)?)?,
+        let (name, section) = match profile {
+            LaunchProfile::Tpm | LaunchProfile::Sgx => ("tpm", json(&tpm(manifest, pins.platform)?)?),
+            LaunchProfile::Snp => ("snp", json(&snp(&image, pins.launch)?)?),
+            LaunchProfile::Tdx => ("tdx", json(&tdx(&image)?)?),
+            LaunchProfile::Cca => continue,
         };
-        let _ = document.insert(profile.name().into(), section);
+        let _ = document.insert(name.into(), section);
     }
     Policy::parse(Value::from(document).to_string().as_bytes()).map_err(unusable)
 }
@@ -91,10 +84,22 @@ fn tpm(manifest: &[u8], platform: Option<&Platform>) -> Result<Option<TpmPolicy>
     super::from_manifest(manifest, platform).map(|policy| policy.tpm)
 }
 
-fn snp(image: &Trusted) -> Result<SnpPolicy, Error> {
+fn snp(image: &Trusted, keys: Option<LaunchDigests>) -> Result<SnpPolicy, Error> {
+    let LaunchDigests { id, author } = keys.ok_or_else(|| {
+        Error::NotTrusted(
+            "profile snp pins the keys that sign ID blocks, and snp-id.key and snp-author.key are not on this machine: copy \
+             them from the one that creates instances, or give --policy"
+                .into(),
+        )
+    })?;
     let shapes = image.manifest.expected.snp.iter();
     let shapes = shapes.map(|(shape, expected)| Ok((*shape, measurement(&expected.measurement)?)));
-    Ok(SnpPolicy::for_measurement(Reference::Images(vec![reference(image, shapes.collect::<Result<_, Error>>()?)])))
+    let measurement = Reference::Images(vec![reference(image, shapes.collect::<Result<_, Error>>()?)]);
+    Ok(SnpPolicy {
+        id_key: Some(Rule::OneOf(vec![id])),
+        author_key: Some(Rule::OneOf(vec![author])),
+        ..SnpPolicy::for_measurement(measurement)
+    })
 }
 
 /// A trust domain that nobody can debug, move or look into by other means, on a platform that Intel calls up to date. What
@@ -129,7 +134,7 @@ fn tdx(image: &Trusted) -> Result<TdxPolicy, Error> {
         xfam: Some(Rule::Any),
         measurement: Some(Reference::Images(vec![reference(image, shapes.collect::<Result<_, Error>>()?)])),
         rtmr3: zero(),
-        mrconfigid: Some(Rule::Any),
+        mrconfigid: Some(HostDataRule::Instance),
         mrowner: zero(),
         mrownerconfig: zero(),
         mrservicetd: zero(),
@@ -155,11 +160,13 @@ fn unusable(error: impl std::fmt::Display) -> Error {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
+    use lambda_types::shape::Tier;
+
     use super::*;
     use crate::images;
 
-    fn image() -> Vec<u8> {
+    pub(crate) fn image() -> Vec<u8> {
         let hex = |digit: &str| digit.repeat(96);
         serde_json::to_vec(&serde_json::json!({
             "format": 1, "name": "debian-12", "version": "1", "parts": {},
@@ -174,9 +181,23 @@ pub(super) mod tests {
         .unwrap()
     }
 
+    /// The same with values for a measured boot.
+    pub(crate) fn with_tpm() -> Trusted {
+        let mut image = Trusted::parse(&image()).unwrap();
+        let expected = serde_json::json!({
+            "pcrs": {}, "firmware_volumes": [], "kernel": "", "initramfs": "", "command_line": ""
+        });
+        image.manifest.expected.tpm.insert(Shape::Small, serde_json::from_value(expected).unwrap());
+        image
+    }
+
+    fn keys() -> LaunchDigests {
+        LaunchDigests { id: Hex([1; 48]), author: Hex([2; 48]) }
+    }
+
     pub(in crate::policies) fn sections() -> (Value, Value) {
         let image = Trusted::parse(&image()).unwrap();
-        (json(&snp(&image).unwrap()).unwrap(), json(&tdx(&image).unwrap()).unwrap())
+        (json(&snp(&image, Some(keys())).unwrap()).unwrap(), json(&tdx(&image).unwrap()).unwrap())
     }
 
     #[test]
@@ -192,9 +213,30 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_policy_for_hardware_wants_host_data_that_names_the_instance_and_id_blocks_under_the_customers_keys() {
+        let pins = Pins { platform: None, launch: Some(keys()) };
+        let policy = make(&image(), &[], &pins).unwrap();
+        assert_eq!(policy.minimum_tier, Some(Tier::Hardware));
+        assert!(policy.tpm.is_none());
+        let (snp, tdx) = (policy.snp.unwrap(), policy.tdx.unwrap());
+        assert_eq!(snp.host_data, Some(HostDataRule::Instance));
+        assert_eq!(tdx.mrconfigid, Some(HostDataRule::Instance));
+        assert_eq!(snp.id_key, Some(Rule::OneOf(vec![keys().id])));
+        assert_eq!(snp.author_key, Some(Rule::OneOf(vec![keys().author])));
+        let alone = make(&image(), &[LaunchProfile::Tdx], &Pins::default()).unwrap();
+        assert!(alone.snp.is_none() && alone.tdx.is_some());
+        let without_keys = make(&image(), &[], &Pins::default()).unwrap_err();
+        assert!(matches!(&without_keys, Error::NotTrusted(why) if why.contains("snp-id.key")), "{without_keys}");
+    }
+
+    #[test]
     fn a_profile_without_values_or_without_a_platform_ca_is_refused() {
-        let refused = |image: &[u8], profiles: &[Profile]| make(image, profiles, None).unwrap_err().to_string();
-        assert!(refused(&image(), &[Profile::Tpm]).contains("profile tpm"));
+        let pins = Pins { platform: None, launch: Some(keys()) };
+        let refused = |image: &[u8], profiles: &[LaunchProfile]| make(image, profiles, &pins).unwrap_err().to_string();
+        assert!(refused(&image(), &[LaunchProfile::Tpm]).contains("profile tpm"));
+        assert!(refused(&image(), &[LaunchProfile::Cca]).contains("profile cca"));
+        let with_tpm = serde_json::to_vec(&with_tpm().manifest).unwrap();
+        assert!(refused(&with_tpm, &[LaunchProfile::Sgx]).contains("lambda connect"));
         assert!(refused(&images::tests::manifest("x", "1"), &[]).contains("any profile"));
         assert!(refused(b"{}", &[]).contains("image.json"));
     }

@@ -37,6 +37,10 @@ pub(super) enum Role {
     PckCrlChain,
     RootCrl,
     PckChain,
+    /// Report of the paravisor whose TPM it is, and what belongs to the hardware's report in it.
+    Paravisor,
+    HardwareChain,
+    HardwareQuote,
 }
 
 /// The names in a folder, and what kind of evidence it is.
@@ -148,7 +152,7 @@ fn height(name: &str) -> u8 {
 fn evidence(tee: Tee, names: &[String]) -> Option<&String> {
     let (usual, like): (&[&str], &[&str]) = match tee {
         Tee::Snp => (&["report.bin", "tsm-report.cbor"], &["report"]),
-        Tee::Tdx | Tee::Sgx => (&["quote.bin", "quote.dat"], &["quote"]),
+        Tee::Tdx | Tee::Sgx => (&["quote.bin", "quote.dat", "tsm-report.cbor"], &["quote"]),
         Tee::Cca | Tee::Psa => (&["token.cbor", "token.bin"], &["token"]),
         Tee::Tpm => (&["quote.msg", "quote.bin"], &[".msg"]),
         Tee::Eventlog => (&["event_log.bin", "ccel_data.bin"], &["event_log", "eventlog", "ccel_data"]),
@@ -177,6 +181,9 @@ fn role(tee: Tee, name: &str) -> Option<Role> {
         Tee::Tpm => match name {
             "quote.sig" => Some(Role::Signature),
             "pcrs.json" => Some(Role::Registers),
+            "hcl_report.bin" => Some(Role::Paravisor),
+            "td_quote.bin" => Some(Role::HardwareQuote),
+            "vcek.der" | "vcek.pem" | "ask.der" | "ask.pem" => Some(Role::HardwareChain),
             _ => key(name).or_else(|| tpm_certificate(name)).or_else(|| event_log(name)),
         },
         Tee::Eventlog => match name {
@@ -248,7 +255,8 @@ mod tests {
         let found = found(Tee::Tpm, &names);
         assert_eq!(of(&found, "quote.msg"), Some(Role::Evidence));
         assert_eq!(of(&found, "ak_pub.pem"), Some(Role::Key));
-        for other in ["vcek.der", "ark.der", "snp_report.bin", "quote.sig.raw"] {
+        assert_eq!(of(&found, "vcek.der"), Some(Role::HardwareChain));
+        for other in ["ark.der", "snp_report.bin", "quote.sig.raw"] {
             assert_eq!(of(&found, other), None, "{other}");
         }
     }

@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use lambda_attest::Registers;
 use lambda_attest::pki::ParsedCertificate;
 use lambda_attest::snp::certificates_of_table;
@@ -126,6 +126,38 @@ pub(super) fn text(name: &str, bytes: Vec<u8>) -> Result<String, Error> {
         let at = error.utf8_error().valid_up_to();
         unusable(name, format!("byte {at} is not UTF-8"))
     })
+}
+
+/// Evidence that tools wrote as text, hex or base64, as its bytes; anything else as it is. No evidence is text by itself.
+pub(super) fn decoded(bytes: Vec<u8>) -> Vec<u8> {
+    if !bytes.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
+        return bytes;
+    }
+    let text: Vec<u8> = bytes.iter().copied().filter(u8::is_ascii_graphic).collect();
+    let digits = text.strip_prefix(b"0x").unwrap_or(&text);
+    let base64 = || [STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD].iter().find_map(|it| it.decode(&text).ok());
+    hex::decode(digits).ok().or_else(base64).filter(|decoded| !decoded.is_empty()).unwrap_or(bytes)
+}
+
+/// Bytes of an attestation report of AMD's firmware.
+const SNP_REPORT: usize = 1184;
+
+/// The report within what was read for it: the answer of the Linux driver (status, size, 24 reserved bytes, then a buffer
+/// of 4000 bytes), a paravisor's report that begins with `HCLA` and 28 more bytes, or a buffer whose rest is zeros.
+pub(super) fn snp_report(bytes: Vec<u8>) -> Vec<u8> {
+    const HEADER: usize = 32;
+    let of_driver = |header: &[u8]| {
+        let size = u32::try_from(SNP_REPORT).unwrap_or_default().to_le_bytes();
+        header.get(..4) == Some(&[0; 4]) && header.get(4..8) == Some(&size) && header.iter().skip(8).all(|it| *it == 0)
+    };
+    let is_unused = |rest: Option<&[u8]>| rest.is_some_and(|rest| rest.iter().all(|byte| *byte == 0));
+    let within = match bytes.split_at_checked(HEADER) {
+        Some((header, rest)) if header.starts_with(b"HCLA") => rest.get(..SNP_REPORT),
+        Some((header, rest)) if of_driver(header) && is_unused(rest.get(SNP_REPORT..)) => rest.get(..SNP_REPORT),
+        _ if is_unused(bytes.get(SNP_REPORT..)) => bytes.get(..SNP_REPORT),
+        _ => None,
+    };
+    within.map(<[u8]>::to_vec).unwrap_or(bytes)
 }
 
 /// What Linux's configfs-tsm gave.

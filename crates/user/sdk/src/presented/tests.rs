@@ -153,3 +153,37 @@ fn a_report_in_cbor_is_taken_out_of_it() {
     files::write(&path, &bytes[..bytes.len() - 1]).unwrap();
     assert!(present().unwrap_err().to_string().contains("tsm.cbor"));
 }
+
+#[test]
+fn evidence_may_be_hex_or_base64_and_only_text_is_decoded() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    let bytes: Vec<u8> = (0..=255).chain([0xfb, 0xff]).collect();
+    let hexed = hex::encode(&bytes);
+    let lines: String =
+        hexed.as_bytes().chunks(64).map(|line| format!("{}\n", String::from_utf8_lossy(line))).collect();
+    let texts = [hexed.clone(), format!("0x{hexed}\n"), lines, STANDARD.encode(&bytes), URL_SAFE_NO_PAD.encode(&bytes)];
+    for text in texts {
+        assert_eq!(read::decoded(text.clone().into_bytes()), bytes, "{text}");
+    }
+    for other in [&bytes[..], b"", b"\n", b"{\"a\": 1}", b"ab\x00"] {
+        assert_eq!(read::decoded(other.to_vec()), other);
+    }
+}
+
+#[test]
+fn a_report_is_found_in_the_drivers_answer_a_paravisors_report_and_a_larger_buffer() {
+    let report: Vec<u8> = (0..1184u32).map(|at| (at % 251) as u8 + 1).collect();
+    let header = [&[0; 4][..], &1184u32.to_le_bytes(), &[0; 24]].concat();
+    let answer = [&header[..], &report, &vec![0; 4000 - 1184]].concat();
+    let paravisor = [&b"HCLA\x02"[..], &[0; 27], &report, b"runtime data"].concat();
+    let padded = [&report[..], &[0; 100]].concat();
+    for bytes in [answer.clone(), paravisor, padded, report.clone()] {
+        assert_eq!(read::snp_report(bytes), report);
+    }
+    let refused =
+        [[&header[..], &[1], &answer[33..], &[1]].concat(), [&report[..], &[1]].concat(), report[..1183].to_vec()];
+    for other in [refused[0].clone(), refused[1].clone(), refused[2].clone(), Vec::new()] {
+        assert_eq!(read::snp_report(other.clone()), other);
+    }
+}

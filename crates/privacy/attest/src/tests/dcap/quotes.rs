@@ -130,7 +130,8 @@ impl QuoteSpec {
         ]
         .concat();
         if self.version == 5 {
-            let kind = self.body_type.unwrap_or(if body.len() == 584 { 2 } else { 3 });
+            let known = [(384, 1), (584, 2), (648, 3)].into_iter().find(|(length, _)| *length == body.len());
+            let kind = self.body_type.or(known.map(|(_, kind)| kind)).unwrap();
             signed.extend(kind.to_le_bytes());
             signed.extend(u32::try_from(body.len()).unwrap().to_le_bytes());
         }

@@ -1,8 +1,11 @@
+use lambda_types::InstanceId;
+use lambda_types::launch::host_data;
+
 use super::forge::CertificateSpec;
 use super::scene::*;
 use crate::Given;
 use crate::dcap::{LogRule, TcbStatus};
-use crate::policy::{Reference, Rule};
+use crate::policy::{HostDataRule, Reference, Rule};
 use crate::verdict::Assurance;
 
 fn accepted(scene: &Scene) {
@@ -179,4 +182,42 @@ fn what_was_accepted_once_is_judged_anew() {
     scene.now = "2026-06-01T00:00:00Z";
     scene.pck_crl.revoked.push(u64::from(PCK_KEY));
     assert_eq!(judge(&scene), ["dcap.pck.revoked"]);
+}
+
+#[test]
+fn mrconfigid_of_another_instance_is_refused_by_that_check_alone() {
+    let (ours, other) = (InstanceId::from_bits(0x0102), InstanceId::from_bits(0x0103));
+    let mut scene = Scene::tdx();
+    scene.tdx_policy().mrconfigid = Some(HostDataRule::Instance);
+    scene.instance = Some(ours);
+    scene.td().mrconfigid = [0; 48];
+    scene.td().mrconfigid[..32].copy_from_slice(&host_data(ours));
+    accepted(&scene);
+    scene.td().mrconfigid[47] = 1;
+    assert_eq!(scene.failed(), ["tdx.mrconfigid"], "what is behind the id must be zero");
+    scene.td().mrconfigid[47] = 0;
+    scene.instance = Some(other);
+    assert_eq!(scene.failed(), ["tdx.mrconfigid"]);
+    scene.instance = None;
+    assert_eq!(scene.failed(), ["tdx.mrconfigid"], "nobody said which instance");
+}
+
+#[test]
+fn an_enclave_is_judged_in_quotes_of_version_4_and_5_too() {
+    for version in [4, 5] {
+        let mut scene = Scene::sgx();
+        scene.quote.version = version;
+        assert_eq!(scene.failed(), [""; 0], "version {version}");
+        scene.quote.signed_by = STRANGER_KEY;
+        assert_eq!(scene.failed(), ["dcap.quote.signature"], "version {version}");
+    }
+}
+
+#[test]
+fn a_body_of_version_5_is_of_the_technology_that_the_header_names() {
+    for (mut scene, other) in [(Scene::sgx(), 2), (Scene::sgx(), 3), (Scene::tdx(), 1)] {
+        scene.quote.version = 5;
+        scene.quote.body_type = Some(other);
+        assert_eq!(scene.failed().first().map(String::as_str), Some("dcap.quote.structure"), "type {other}");
+    }
 }

@@ -7,6 +7,7 @@ mod flips;
 mod forge;
 mod good;
 mod negatives;
+mod paravisor;
 mod scene;
 mod silence;
 mod stories;

@@ -215,8 +215,12 @@ impl Scene {
     }
 
     pub(super) fn judge_that(&self, evidence: &SnpEvidence) -> (Appraised, Vec<Check>) {
-        let (anchors, collateral) = (self.anchors(), self.collateral());
-        let endorsements = Endorsements { anchors: &anchors, collateral: &collateral };
+        self.judge_under(evidence, &self.anchors())
+    }
+
+    pub(super) fn judge_under(&self, evidence: &SnpEvidence, anchors: &Anchors) -> (Appraised, Vec<Check>) {
+        let collateral = self.collateral();
+        let endorsements = Endorsements { anchors, collateral: &collateral };
         let demand = self.demand.as_deref().map_or(Demand::Unsaid, Demand::ReportData);
         let context =
             Context { demand, endorsements: &endorsements, given: None, instance: self.instance, now: self.now };

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use lambda_types::ImageId;
+use lambda_types::launch::host_data;
 use lambda_types::shape::Shape;
+use lambda_types::{BootId, ImageId, InstanceId};
 
 use super::der::*;
 use super::forge::*;
 use super::scene::*;
-use crate::policy::{ImageReference, Reference, Rule};
+use crate::policy::{HostDataRule, ImageReference, Reference, Rule};
 use crate::snp::*;
-use crate::{AmdLine, Hex, Outcome};
+use crate::*;
 
 #[track_caller]
 fn accepted(scene: &Scene) {
@@ -188,7 +189,7 @@ fn an_image_is_recognised_by_its_measurement_in_every_shape_that_measures_alike(
 
 #[test]
 fn a_policy_for_a_measurement_says_all_that_has_to_be_said() {
-    let mut scene = Scene::good();
+    let mut scene = launched_as(InstanceId::from_bits(1));
     scene.policy = SnpPolicy::for_measurement(Reference::OneOf(vec![Hex([0x3E; 48])]));
     accepted(&scene);
     scene.policy.revocation = Some(Revocation::IfGiven);
@@ -266,4 +267,149 @@ fn a_certificate_table_that_does_not_fit_itself_is_refused() {
     for bad in [far, long, two, many, text, key, huge, good[..24].repeat(3)] {
         certificates_of_table(&bad).unwrap_err();
     }
+}
+
+/// A guest that was launched as this instance, under a policy that wants just the instance that is judged.
+fn launched_as(instance: InstanceId) -> Scene {
+    let mut scene = Scene::good();
+    scene.report.put(at::HOST_DATA, &host_data(instance));
+    scene.policy.host_data = Some(HostDataRule::Instance);
+    scene.instance = Some(instance);
+    scene
+}
+
+#[test]
+fn host_data_of_another_instance_is_refused_by_that_check_alone() {
+    let (ours, other) = (InstanceId::from_bits(0x0102), InstanceId::from_bits(0x0103));
+    accepted(&launched_as(ours));
+    let mut scene = launched_as(ours);
+    scene.instance = Some(other);
+    assert_eq!(scene.failing(), ["snp.host-data"]);
+    let mut scene = launched_as(ours);
+    scene.report.put(at::HOST_DATA, &[0; 32]);
+    assert_eq!(scene.failing(), ["snp.host-data"]);
+}
+
+#[test]
+fn where_nobody_says_which_instance_a_policy_that_wants_it_named_refuses_and_says_so() {
+    let mut scene = launched_as(InstanceId::from_bits(1));
+    scene.instance = None;
+    let (_, checks) = scene.judge();
+    assert_eq!(failing(&checks), ["snp.host-data"]);
+    let check = checks.iter().find(|check| check.id == "snp.host-data").unwrap();
+    assert!(check.detail.contains("nobody said which instance"), "{}", check.detail);
+}
+
+/// A record of this guest, and the policy that it is judged by.
+fn recorded(scene: &mut Scene, instance: InstanceId) -> (Record, Policy) {
+    let mut wire = vec![0, 0, 0, 11];
+    wire.extend_from_slice(b"ssh-ed25519\0\0\0\x20");
+    wire.extend_from_slice(&[7; 32]);
+    let boot = BootId::from_bits(5);
+    let binding = Binding { instance, boot, hpke_public: vec![9; 32].into(), ssh_host_key: wire.into() };
+    scene.report.put(at::REPORT_DATA, &report_data(&[5; 32], &binding));
+    let image = ImageId::from_bits(2);
+    let shapes = BTreeMap::from([(Shape::Small, Hex([0x3E; 48]))]);
+    let image = ImageReference { image, name: "d".into(), version: "1".into(), shapes };
+    scene.policy.measurement = Some(Reference::Images(vec![image]));
+    let policy = Policy {
+        minimum_tier: Some(lambda_types::shape::Tier::Hardware),
+        snp: Some(scene.policy.clone()),
+        ..Policy::silent()
+    };
+    let record = Record {
+        version: RECORD_VERSION,
+        instance,
+        boot,
+        at: scene.now,
+        challenge: Outstanding::for_tests([5; 32], [4; 32], Vec::new(), Vec::new()).spend(),
+        previous: None,
+        evidence: Evidence { version: EVIDENCE_VERSION, binding, report: Report::Snp(scene.evidence()) },
+        collateral: scene.collateral(),
+    };
+    (record, policy)
+}
+
+#[test]
+fn a_record_is_judged_by_the_instance_that_was_asked_and_by_the_one_that_the_judge_demands() {
+    let (ours, other) = (InstanceId::from_bits(0x0102), InstanceId::from_bits(0x0103));
+    let failed = |launched: InstanceId, asked: InstanceId, demanded: InstanceId| {
+        let mut scene = launched_as(launched);
+        let (record, policy) = recorded(&mut scene, asked);
+        let verdict = record.judge(demanded, &policy, &scene.anchors(), scene.now).unwrap();
+        verdict.failed().map(|check| check.id.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(failed(ours, ours, ours), [""; 0]);
+    assert_eq!(
+        failed(other, ours, ours),
+        ["snp.host-data"],
+        "a guest that was launched as another says that it is ours"
+    );
+    assert_eq!(failed(ours, ours, other), ["binding.instance", "snp.host-data"]);
+}
+
+#[test]
+fn a_bare_report_is_judged_by_the_instance_that_the_judge_names() {
+    let (ours, other) = (InstanceId::from_bits(0x0102), InstanceId::from_bits(0x0103));
+    let mut scene = launched_as(ours);
+    let (record, policy) = recorded(&mut scene, ours);
+    let (anchors, asked) = (scene.anchors(), report_data(&[5; 32], &record.evidence.binding));
+    let endorsements = Endorsements { anchors: &anchors, collateral: &record.collateral };
+    let failed = |instance: Option<InstanceId>| {
+        let verdict =
+            judge(&record.evidence.report, Some(&asked), instance, &policy, &endorsements, scene.now).unwrap();
+        verdict.failed().map(|check| check.id.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(failed(Some(ours)), [""; 0]);
+    for instance in [Some(other), None] {
+        assert_eq!(failed(instance), ["snp.host-data"], "{instance:?}");
+    }
+}
+
+#[test]
+fn what_amd_does_not_vouch_for_is_unanchored() {
+    assert_eq!(Scene::good().judge().0.tier, Assurance::Hardware);
+    let spoil: [fn(&mut Scene); 5] = [
+        |scene| scene.intermediate.signer = Authority::Intermediate,
+        |scene| scene.leaf.signer = Authority::Root,
+        |scene| scene.after_signing = |report| report.put(at::MEASUREMENT, &[0]),
+        |scene| scene.pinned_as = AmdLine::Milan,
+        |scene| scene.given = Some(Vec::new()),
+    ];
+    for (index, spoil) in spoil.into_iter().enumerate() {
+        let mut scene = Scene::good();
+        spoil(&mut scene);
+        let (appraised, checks) = scene.judge();
+        assert!(!failing(&checks).is_empty());
+        assert_eq!(appraised.tier, Assurance::Unanchored, "{index}");
+    }
+}
+
+/// What was verified once is not verified again, and is of use to nothing else: not to another leaf, not after its dates,
+/// not once it is revoked, and never for the report.
+#[test]
+fn a_signature_that_is_remembered_vouches_for_nothing_else() {
+    let good = Scene::good();
+    let anchors = good.anchors();
+    let failed = |scene: &Scene| failing(&scene.judge_under(&scene.evidence(), &anchors).1);
+    assert_eq!(failed(&good), [""; 0]);
+    assert_eq!(failed(&good), [""; 0]);
+    type Spoil = (fn(&mut Scene), &'static [&'static str]);
+    let spoil: [Spoil; 6] = [
+        (|scene| scene.leaf.signer = Authority::Root, &["snp.chain.leaf-signature"]),
+        (|scene| scene.leaf.serial = 9, &[]),
+        (|scene| scene.crl.as_mut().unwrap().signer = Authority::Intermediate, &["snp.crl.signature"]),
+        (|scene| scene.crl.as_mut().unwrap().revoked = vec![2], &["snp.crl.revoked"]),
+        (|scene| scene.now = UnixTime(1_767_225_600), &["snp.crl.dates"]),
+        (
+            |scene| scene.after_signing = |report| report.put(at::REPORT_ID, &[0x4E, 0]),
+            &["snp.report.signature", "snp.report-id"],
+        ),
+    ];
+    for (index, (spoil, expected)) in spoil.into_iter().enumerate() {
+        let mut scene = Scene::good();
+        spoil(&mut scene);
+        assert_eq!(failed(&scene), expected, "{index}");
+    }
+    assert_eq!(failed(&good), [""; 0]);
 }

@@ -1,17 +1,19 @@
-//! `lambda attest collateral fetch|show`: what AMD and Intel publish, on this machine and for others.
+//! `lambda attest collateral fetch|show|export|import`: what AMD and Intel publish, on this machine and for others.
 
 use std::path::Path;
 
 use lambda_attest::{AmdLine, Collateral, UnixTime};
 use lambda_sdk::collateral::{
-    self, AmdKey, Cache, Document, Fetched, Fetcher, Named, Opened, Origin, PckCa, Publishers, Technology,
+    self, AmdKey, Cache, Document, Fetched, Fetcher, Imported, Named, Opened, Origin, PckCa, Publishers, Technology,
 };
 use lambda_sdk::config::Folder;
 use lambda_sdk::policies::keys::{self, PolicyKey};
-use lambda_sdk::{files, presented};
+use lambda_sdk::{files, policies, presented};
 use serde::Serialize;
 
-use crate::args::{AmdLineName, CollateralSource, Evidence, Fetch, Format, PckCaName, TechnologyName};
+use crate::args::{
+    AmdLineName, CollateralSource, Evidence, Export, Fetch, Format, ImportBundle, PckCaName, TechnologyName,
+};
 use crate::commands::attest::{Subject, inspection, instant};
 use crate::exit::{Failure, REFUSED};
 use crate::output::{self, Show, table};
@@ -93,7 +95,7 @@ pub(crate) async fn fetch(format: Format, args: &Fetch) -> Result<(), Failure> {
     let mut bundle = None;
     if let (Some(path), Some(key)) = (&args.bundle, &key) {
         let entries: Vec<_> = fetched.iter().map(|Fetched { entry, .. }| entry.clone()).collect();
-        files::write(path, &collateral::seal(&collateral::assemble(&entries), key))?;
+        files::write(path, &collateral::seal(&entries, key)?)?;
         bundle = Some(format!("{}, signed by key {}", path.display(), keys::id(&key.public())));
     }
     let documents = fetched.iter().map(|Fetched { entry, origin }| Row::new(entry, Some(*origin), now)).collect();
@@ -187,7 +189,7 @@ pub(crate) fn show(format: Format, bundle: Option<&Path>, trusted: &[std::path::
         return output::print(format, &Listing { documents, bundle: None });
     };
     let trusted: Vec<_> = trusted.iter().map(|path| keys::load_public(path)).collect::<Result<_, _>>()?;
-    let Opened { collateral, signers, verified } = match collateral::load_file(path, &trusted) {
+    let Opened { collateral, entries: _, signers, verified } = match collateral::load_file(path, &trusted) {
         Err(lambda_sdk::Error::NotTrusted(message)) => return Err(Failure::new(REFUSED, message)),
         opened => opened?,
     };
@@ -203,6 +205,33 @@ pub(crate) fn show(format: Format, bundle: Option<&Path>, trusted: &[std::path::
             intel_platforms: collateral.intel.iter().map(|entry| platform(&entry.tcb_info)).collect(),
         },
     )
+}
+
+/// `lambda attest collateral export`.
+pub(crate) fn export(format: Format, args: &Export) -> Result<(), Failure> {
+    let now = instant(None)?;
+    let key = PolicyKey::load(&args.key)?;
+    let entries = Cache::of(&Folder::from_environment()?).current(now)?;
+    files::write(&args.bundle, &collateral::seal(&entries, &key)?)?;
+    let bundle = Some(format!("{}, signed by key {}", args.bundle.display(), keys::id(&key.public())));
+    let documents = entries.iter().map(|entry| Row::new(entry, None, now)).collect();
+    output::print(format, &Listing { documents, bundle })
+}
+
+/// `lambda attest collateral import`.
+pub(crate) fn import(format: Format, args: &ImportBundle) -> Result<(), Failure> {
+    let now = instant(None)?;
+    let folder = Folder::from_environment()?;
+    let mut trusted: Vec<_> = args.keys.iter().map(|path| keys::load_public(path)).collect::<Result<_, _>>()?;
+    if trusted.is_empty() {
+        trusted = policies::pinned(&folder)?;
+    }
+    let imported = collateral::import(&Cache::of(&folder), &args.bundle, &trusted, now)?;
+    let documents = imported.iter().map(|Imported { entry, stored }| Row {
+        from: Some(if *stored { "bundle" } else { "cache" }),
+        ..Row::new(entry, None, now)
+    });
+    output::print(format, &Listing { documents: documents.collect(), bundle: None })
 }
 
 /// Which platform family TCB info is of, and until when.

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use lambda_attest::pki::ParsedCertificate;
 use lambda_attest::{FirmwareRule, Policy};
 use lambda_sdk::config::{Config, Folder};
+use lambda_sdk::launch::LaunchKeys;
 use lambda_sdk::policies::keys::{self, PolicyKey};
-use lambda_sdk::policies::{self, Authorship, Loaded, Profile};
+use lambda_sdk::policies::{self, Authorship, Loaded, Pins};
 use lambda_sdk::{Error, files, presented};
 use serde::Serialize;
 
-use crate::args::{Format, NewPolicy, ProfileName, SignPolicy};
+use crate::args::{Format, NewPolicy, SignPolicy};
 use crate::commands::image;
 use crate::exit::{Failure, REFUSED};
 use crate::output::{self, Show};
@@ -131,25 +132,21 @@ impl Show for View {
 pub(crate) fn new(args: &NewPolicy) -> Result<(), Failure> {
     let manifest =
         if args.from.is_dir() { image::measured_manifest(&args.from)? } else { presented::bounded(&args.from)? };
-    let profiles: Vec<Profile> = args.profile.iter().map(|name| profile(*name)).collect();
     // Only a vTPM's identity ends in the platform CA.
-    let platform = match Config::load(&Folder::from_environment()?) {
+    let folder = Folder::from_environment()?;
+    let platform = match Config::load(&folder) {
         Ok(config) => Some(config.platform),
         Err(Error::NotConnected(_)) => None,
         Err(error) => return Err(error.into()),
     };
-    let policy = policies::make(&manifest, &profiles, platform.as_ref())?;
+    let launch = match policies::pins_launch_keys(&manifest, &args.profile)? {
+        true => Some(LaunchKeys::load_or_create(&folder)?.digests()),
+        false => None,
+    };
+    let policy = policies::make(&manifest, &args.profile, &Pins { platform: platform.as_ref(), launch })?;
     match &args.out {
         Some(path) => Ok(files::write(path, &policy.to_json())?),
         None => output::line(&String::from_utf8_lossy(&policy.to_json())),
-    }
-}
-
-const fn profile(name: ProfileName) -> Profile {
-    match name {
-        ProfileName::Tpm => Profile::Tpm,
-        ProfileName::Snp => Profile::Snp,
-        ProfileName::Tdx => Profile::Tdx,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lambda_attest::{Policy, TpmClock};
-use lambda_types::shape::{Shape, Tier};
+use lambda_types::shape::{LaunchProfile, Shape, Tier};
 
 use super::*;
 use crate::broker::answer::remember;
@@ -44,6 +44,7 @@ fn new() -> NewInstance {
         description: String::new(),
         tags: BTreeMap::new(),
         shape: Shape::Nano,
+        profile: LaunchProfile::Tpm,
         image,
         volume_gib: 1,
         hostname: None,
@@ -69,6 +70,64 @@ async fn a_policy_given_at_creation_is_remembered_before_anything_is_sent() {
     assert_eq!(policies::load_file(&customer.folder, path).unwrap().policy, policy(Tier::Hardware));
 }
 
+/// An instance of an image with reference values for the confidential profiles, under a policy made from it.
+fn confidential(customer: &Customer, profile: LaunchProfile) -> NewInstance {
+    let image = crate::images::trust(&customer.folder, &policies::make_tests::image()).unwrap();
+    NewInstance { shape: Shape::Small, profile, image, policy: None, ..new() }
+}
+
+#[tokio::test]
+async fn a_confidential_creation_says_its_profile_and_an_snp_one_carries_the_signed_block() {
+    let world = World::new().await;
+    let (customer, _dir) = customer(&world);
+    for profile in [LaunchProfile::Snp, LaunchProfile::Tdx] {
+        assert!(customer.create(confidential(&customer, profile)).await.is_err(), "this API refuses creations");
+        let sent = world.fake.state.lock().unwrap().created.take().unwrap();
+        assert_eq!(sent.profile, profile);
+        assert_eq!(sent.launch.is_some(), profile == LaunchProfile::Snp);
+        if let Some(launch) = sent.launch {
+            launch.check(profile).unwrap();
+            let (block, auth) = (launch.id_block.unwrap(), launch.id_auth.unwrap());
+            let held = lambda_crypto::id_block::verify(block.as_slice(), auth.as_slice()).unwrap();
+            assert_eq!(held.block.measurement, [0xaa; 48]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_asked_for_decides_the_policy_and_not_what_the_cloud_says_of_the_profile() {
+    let world = World::new().await;
+    let (customer, _dir) = customer(&world);
+    for profile in [LaunchProfile::Snp, LaunchProfile::Tdx] {
+        assert!(customer.create(confidential(&customer, profile)).await.is_err(), "this API refuses creations");
+        let sent = world.fake.state.lock().unwrap().created.take().unwrap();
+        let mut instance = world.fake.state.lock().unwrap().instance.clone();
+        (instance.id, instance.image, instance.profile) = (sent.id, sent.image, LaunchProfile::Tpm);
+        let chosen = customer.policy(&instance).unwrap();
+        assert_eq!(chosen.source, Source::TrustedImage);
+        assert_eq!(chosen.policy.minimum_tier, Some(Tier::Hardware), "{profile}");
+        assert!(chosen.policy.tpm.is_none(), "{profile}");
+        assert_eq!(chosen.policy.snp.is_some(), profile == LaunchProfile::Snp);
+        assert_eq!(chosen.policy.tdx.is_some(), profile == LaunchProfile::Tdx);
+        let ours = crate::launch::LaunchKeys::load(&customer.folder).unwrap().unwrap().digests();
+        if let Some(snp) = chosen.policy.snp {
+            assert_eq!(snp.id_key, Some(lambda_attest::Rule::OneOf(vec![ours.id])));
+            assert_eq!(snp.host_data, Some(lambda_attest::HostDataRule::Instance));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_machine_without_the_keys_of_id_blocks_judges_no_snp_instance_by_itself() {
+    let world = World::new().await;
+    let (customer, _dir) = customer(&world);
+    let image = crate::images::trust(&customer.folder, &policies::make_tests::image()).unwrap();
+    let mut instance = world.fake.state.lock().unwrap().instance.clone();
+    (instance.image, instance.profile) = (image.id, LaunchProfile::Snp);
+    let refused = customer.policy(&instance).unwrap_err();
+    assert!(matches!(&refused, Error::NotTrusted(why) if why.contains("snp-id.key")), "{refused}");
+}
+
 #[tokio::test]
 async fn what_is_remembered_of_an_instance_judges_it_and_goes_with_it() {
     let world = World::new().await;
@@ -79,9 +138,9 @@ async fn what_is_remembered_of_an_instance_judges_it_and_goes_with_it() {
     assert!(matches!(chosen.source, Source::Instance(_)));
     let source =
         PolicySource::PerInstance { folder: customer.folder.clone(), platform: customer.config.platform.clone() };
-    assert_eq!(source.get(&instance).unwrap(), policy(Tier::Hardware), "the broker's");
+    assert_eq!(source.get(&instance, LaunchProfile::Tpm).unwrap(), policy(Tier::Hardware), "the broker's");
     policies::forget(&customer.folder, instance.id).unwrap();
-    assert!(matches!(source.get(&instance), Err(Error::NotTrusted(_))));
+    assert!(matches!(source.get(&instance, LaunchProfile::Tpm), Err(Error::NotTrusted(_))));
 }
 
 #[tokio::test]

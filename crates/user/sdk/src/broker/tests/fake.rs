@@ -10,7 +10,7 @@ use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use lambda_types::instance::{Instance, UpdateInstance};
+use lambda_types::instance::{CreateInstance, Instance, UpdateInstance};
 use lambda_types::mailbox::{Message, PostMessage, ReadMailbox};
 use lambda_types::session::{FromGuest, ToGuest};
 use lambda_types::{BootId, Code, Problem};
@@ -41,6 +41,8 @@ pub(super) struct State {
     /// Broker messages that were stored.
     pub(super) posts: u64,
     pub(super) updates: u64,
+    /// The last creation that was asked for, and refused.
+    pub(super) created: Option<CreateInstance>,
     replies: HashMap<String, (u16, serde_json::Value)>,
 }
 
@@ -67,6 +69,7 @@ impl Fake {
             faults: VecDeque::new(),
             posts: 0,
             updates: 0,
+            created: None,
             replies: HashMap::new(),
         }));
         let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
@@ -186,6 +189,10 @@ fn route(state: &mut State, parts: &http::request::Parts, body: &[u8]) -> Reply 
         ("POST", true) => post(state, &serde_json::from_slice(body).unwrap()),
         ("GET", false) if parts.uri.path().ends_with("/instances") => (200, json!({ "items": [&state.instance] })),
         ("GET", false) => (200, serde_json::to_value(&state.instance).unwrap()),
+        ("POST", false) if parts.uri.path().ends_with("/instances") => {
+            state.created = Some(serde_json::from_slice(body).unwrap());
+            problem(Code::MethodNotAllowed)
+        }
         ("PATCH", false) => update(state, parts, serde_json::from_slice(body).unwrap()),
         _ => problem(Code::MethodNotAllowed),
     }

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use http::Method;
 use lambda_attest::{Decision, Policy};
 use lambda_crypto::InstanceSecrets;
-use lambda_types::instance::{Condition, ConditionKind, InstanceState, Phase, PhaseTime};
+use lambda_types::instance::{Condition, ConditionKind, Instance, InstanceState, Phase, PhaseTime};
 use lambda_types::session::ToGuest;
+use lambda_types::shape::LaunchProfile;
 use lambda_types::{Code, InstanceId, NodeId};
 use tempfile::TempDir;
 
@@ -307,8 +308,11 @@ async fn older_sealed_secrets_that_would_allow_initialising_again_are_not_releas
 async fn an_allowed_image_that_was_not_asked_for_is_refused() {
     let world = World::new().await;
     let id = world.guest.instance;
-    let wanted =
-        crate::state::Wanted { image: lambda_types::ImageId::from_bits(2), shape: lambda_types::shape::Shape::Nano };
+    let wanted = crate::state::Wanted {
+        image: lambda_types::ImageId::from_bits(2),
+        shape: lambda_types::shape::Shape::Nano,
+        profile: lambda_types::shape::LaunchProfile::Tpm,
+    };
     world
         .records
         .update(id, |record| {
@@ -323,6 +327,60 @@ async fn an_allowed_image_that_was_not_asked_for_is_refused() {
     let errors = rounds(&mut daemon, &world).await;
     assert!(matches!(errors.as_slice(), [Error::IdentityRefused(_)]), "{errors:?}");
     assert_eq!(world.fake.heard(), ToGuest::Refused { failed_checks: vec!["instance.wanted".into()] });
+}
+
+#[tokio::test]
+async fn evidence_of_another_kind_than_the_profile_that_was_asked_for_is_refused_whatever_the_cloud_says_of_it() {
+    let world = World::new().await;
+    let id = world.guest.instance;
+    let Instance { image, shape, profile, .. } = world.fake.state.lock().unwrap().instance;
+    assert_eq!(profile, LaunchProfile::Tpm, "what the cloud says, and what the evidence is of");
+    let wanted = crate::state::Wanted { image, shape, profile: LaunchProfile::Snp };
+    world
+        .records
+        .update(id, |record| {
+            record.wanted = Some(wanted);
+            Ok(())
+        })
+        .unwrap();
+    let engine = world.engine();
+    let mut daemon = Daemon::new(&engine);
+    let challenge = exchange!(daemon, world, world.guest.hello());
+    world.fake.say(&world.guest.answer(&challenge));
+    let errors = rounds(&mut daemon, &world).await;
+    assert!(
+        matches!(errors.as_slice(), [Error::IdentityRefused(refusal)] if refusal.detail.contains("snp")),
+        "{errors:?}"
+    );
+    assert_eq!(world.fake.heard(), ToGuest::Refused { failed_checks: vec!["instance.wanted".into()] });
+}
+
+#[tokio::test]
+async fn fresh_evidence_of_another_kind_than_was_asked_for_is_refused_and_not_put_on_record() {
+    for (profile, refused) in [(LaunchProfile::Tpm, false), (LaunchProfile::Tdx, true)] {
+        let world = World::new().await;
+        let id = world.guest.instance;
+        world.fake.state.lock().unwrap().instance.state = InstanceState::Ready;
+        let Instance { image, shape, .. } = world.fake.state.lock().unwrap().instance;
+        world
+            .records
+            .update(id, |record| {
+                record.wanted = Some(crate::state::Wanted { image, shape, profile });
+                Ok(())
+            })
+            .unwrap();
+        world.fake.say(&world.guest.hello());
+        let engine = world.engine();
+        let (attested, ()) = tokio::join!(engine.attest(id, Duration::from_secs(5)), async {
+            let challenge = said(&world, |message| matches!(message, ToGuest::Challenge(_))).await;
+            world.fake.say(&world.guest.answer(&challenge));
+        });
+        match attested {
+            Ok((verdict, _)) => assert!(verdict.accepted() && !refused, "{profile}"),
+            Err(error) => assert!(matches!(error, Error::IdentityRefused(_)) && refused, "{profile}: {error}"),
+        }
+        assert_eq!(world.records.load(id).unwrap().attested.is_none(), refused, "{profile}");
+    }
 }
 
 #[tokio::test]
