@@ -30,12 +30,8 @@ pub(crate) fn tools() -> PathBuf {
     cache().join("tools")
 }
 
-/// The demo's data folder: `LAMBDA_DATA`, or one for this clone under `/var/lib`. A folder inside the clone would not do:
-/// the daemons' own users must reach it, and they may not enter `/root` or a home.
+/// The demo's data folder: one for this clone under `/var/lib`. A folder inside the clone would not do: the daemons' own users must reach it, and they may not enter `/root` or a home.
 pub(crate) fn demo_data() -> PathBuf {
-    if let Some(chosen) = std::env::var_os("LAMBDA_DATA") {
-        return PathBuf::from(chosen);
-    }
     let name = fnv1a(repository().as_os_str().as_encoded_bytes());
     PathBuf::from(format!("/var/lib/lambda-demo-{:08x}", name as u32))
 }

@@ -151,8 +151,8 @@ fn unhealthy(reason: Degradation, since_ms: u64) -> Condition {
              restart the instance. If it happens again, the operator has to look at the node's disk"
         }
         Degradation::VolumeNotGrown => {
-            "the volume is larger than its file system, which an older image made and which cannot grow; go on with the old \
-             size, or move to a new instance"
+            "the volume is larger than its file system, which did not grow; restart the instance once, and if it stays so, go \
+             on with the old size or move to a new instance"
         }
     };
     condition(ConditionKind::Degraded, format!("{what} [{}]", reason.code()), since_ms, None)

@@ -137,6 +137,32 @@ fn host_address() -> Option<IpAddr> {
     (!address.is_loopback()).then_some(address)
 }
 
+/// An address of the host for as long as this lives, on a host that has none beside loopback.
+struct LentAddress;
+
+impl LentAddress {
+    /// RFC 5737: nobody's.
+    const ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(203, 0, 113, 77);
+
+    fn ip(action: &str) -> lambda_e2e::Output {
+        let mut command = inside(None, "ip");
+        command.args(["address", action, &format!("{}/32", Self::ADDRESS), "dev", "lo"]);
+        finish(command, None, Duration::from_secs(10))
+    }
+
+    fn add() -> Self {
+        let _ = Self::ip("add").ok();
+        Self
+    }
+}
+
+impl Drop for LentAddress {
+    fn drop(&mut self) {
+        let removed = Self::ip("del");
+        assert!(removed.code == 0 || std::thread::panicking(), "{}", removed.all());
+    }
+}
+
 /// The probes' means work: they reach what is open to them.
 fn the_probes_can_reach(customer: &Customer, name: &str, seat: &Seat) {
     let own = format!("{}%eth0", seat.link_local);
@@ -243,10 +269,9 @@ fn open(cloud: &Cloud, chain: &str) {
 }
 
 fn probe_host_address(ada: &Customer) {
-    let Some(address) = host_address() else {
-        eprintln!("NOT RUN: this host has no address beside loopback, so none was probed");
-        return;
-    };
+    let lent = host_address().is_none().then(LentAddress::add);
+    let address = lent.as_ref().map_or_else(host_address, |_| Some(LentAddress::ADDRESS.into()));
+    let address = address.expect("an address beside loopback");
     let listener = TcpListener::bind((address, 0)).expect("a port on the host's address");
     let at = listener.local_addr().expect("bound");
     drop(TcpStream::connect_timeout(&at, Duration::from_secs(5)).expect("the listener is reachable from the host"));

@@ -63,7 +63,7 @@ impl Machine {
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.init.to_string(), "--net", "--ipc", "--pid", "--mount", "--"]).arg(program);
-        command.env("HOME", "/mnt/home").env_remove("XDG_CACHE_HOME").env_remove("LAMBDA_DATA").env("NO_COLOR", "1");
+        command.env("HOME", "/mnt/home").env_remove("XDG_CACHE_HOME").env("NO_COLOR", "1");
         command.stdin(Stdio::null());
         command
     }

@@ -245,12 +245,6 @@ async fn a_control_plane_killed_during_any_operation_completes_all_that_it_accep
         }
         assert!(round < MOST_ROUNDS, "only {accepted:?} were accepted and {unanswered:?} interrupted");
         let done = killed_during(burst(round, &model), &customer(address), process).await;
-        {
-            let o = sqlx::sqlite::SqliteConnectOptions::new().filename(&database);
-            let p = sqlx::SqlitePool::connect_with(o).await.unwrap();
-            sqlx::query("UPDATE instances SET power = 'running' WHERE power = 'stopped'").execute(&p).await.unwrap();
-            p.close().await;
-        }
         (process, address) = spawn(folder.path()).await;
         clients.send_replace(cloud_node(&authority, address).client);
         let customer = customer(address);

@@ -78,9 +78,9 @@ impl Probe {
         Ok(if failed.is_empty() { Self::Attested { product } } else { Self::Refused { product, failed } })
     }
 
-    /// Whether customers could use such guests of this host, as far as this machine can tell.
+    /// Whether customers could use such guests of this host, as far as is known.
     pub(super) fn possible(&self) -> bool {
-        !matches!(self, Self::Failed { .. })
+        matches!(self, Self::Attested { .. } | Self::Untried { .. })
     }
 
     pub(super) fn print(&self) {

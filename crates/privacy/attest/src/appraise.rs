@@ -32,6 +32,8 @@ pub struct Endorsements<'a> {
 pub(crate) enum Demand<'a> {
     /// Just this.
     ReportData(&'a [u8]),
+    /// Just this, or this and zeros up to the length of the field.
+    Nonce(&'a [u8]),
     /// The caller did not say: refused.
     Unsaid,
     /// Nothing was asked. An inspection; nothing can be released on it.
@@ -42,19 +44,26 @@ impl Demand<'_> {
     /// Compares the report's user data, length and all.
     pub(crate) fn check(self, info: &'static CheckInfo, actual: &[u8], recorder: &mut Recorder) {
         match self {
-            Self::ReportData(expected) => {
-                recorder.require(
-                    info,
-                    bool::from(subtle::ConstantTimeEq::ct_eq(expected, actual)),
-                    "the report covers just what was asked",
-                    "the report covers other data than was asked: a replay, or another question's answer",
-                );
+            Self::ReportData(expected) => Self::compare(info, expected, actual, recorder),
+            Self::Nonce(nonce) => {
+                let zeros = actual.len().saturating_sub(nonce.len());
+                let padded: Vec<u8> = nonce.iter().copied().chain(std::iter::repeat_n(0, zeros)).collect();
+                Self::compare(info, &padded, actual, recorder);
             }
             Self::Unsaid => {
                 recorder.record(info, Err("nobody said which report data to expect, so any is refused".into()));
             }
             Self::Nothing => recorder.not_applicable(info, "an inspection expects nothing of the report data"),
         }
+    }
+
+    fn compare(info: &'static CheckInfo, expected: &[u8], actual: &[u8], recorder: &mut Recorder) {
+        recorder.require(
+            info,
+            bool::from(subtle::ConstantTimeEq::ct_eq(expected, actual)),
+            "the report covers just what was asked",
+            "the report covers other data than was asked: a replay, or another question's answer",
+        );
     }
 }
 
@@ -67,6 +76,8 @@ pub struct Given {
     pub keys: Vec<Vec<u8>>,
     /// Roots, DER.
     pub roots: Vec<Vec<u8>>,
+    /// There is no report or quote at all: the certificates are looked at by themselves.
+    pub certificates_only: bool,
 }
 
 /// What a report is judged against, beside the policy.
@@ -197,4 +208,32 @@ pub(crate) fn check_tier(tier: Assurance, policy: &Policy, recorder: &mut Record
             None => Err("the policy does not say which tier is good enough: add `minimum_tier`".into()),
         },
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::Outcome;
+
+    fn outcome(demand: Demand<'_>, actual: &[u8]) -> Outcome {
+        let mut recorder = Recorder::default();
+        demand.check(&tpm_quote::checks::TPM_QUOTE_NONCE, actual, &mut recorder);
+        recorder.finish(&[&tpm_quote::checks::TPM_QUOTE_NONCE]).remove(0).outcome
+    }
+
+    #[test]
+    fn a_nonce_fills_the_field_from_the_left_and_report_data_is_the_field() {
+        for (nonce, actual, expected) in [
+            (&[1, 2][..], &[1, 2, 0, 0][..], Outcome::Pass),
+            (&[1, 2, 0, 0], &[1, 2, 0, 0], Outcome::Pass),
+            (&[1, 2], &[1, 2, 0, 3], Outcome::Fail),
+            (&[1, 2], &[1, 0, 0, 0], Outcome::Fail),
+            (&[1, 2, 0, 0, 0], &[1, 2, 0, 0], Outcome::Fail),
+            (&[], &[1], Outcome::Fail),
+        ] {
+            assert_eq!(outcome(Demand::Nonce(nonce), actual), expected, "{nonce:?} in {actual:?}");
+        }
+        assert_eq!(outcome(Demand::ReportData(&[1, 2]), &[1, 2, 0, 0]), Outcome::Fail);
+        assert_eq!(outcome(Demand::Nothing, &[1]), Outcome::NotApplicable);
+    }
 }

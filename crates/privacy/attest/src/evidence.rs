@@ -117,7 +117,7 @@ pub type Registers = BTreeMap<String, BTreeMap<u8, String>>;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TpmQuoteEvidence {
-    /// TPMS_ATTEST. Empty when there are only certificates to look at.
+    /// TPMS_ATTEST.
     pub attest: Binary,
     /// TPMT_SIGNATURE over it.
     pub signature: Binary,
@@ -155,7 +155,7 @@ pub struct ParavisorEvidence {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SnpEvidence {
-    /// ATTESTATION_REPORT, 1184 bytes as the firmware returned it. Empty when there are only certificates to look at.
+    /// ATTESTATION_REPORT, 1184 bytes as the firmware returned it.
     pub report: Binary,
     /// Certificates that the host handed to the guest, DER, in any order.
     #[serde(default)]

@@ -3,7 +3,7 @@ use serde::Serialize;
 use crate::appraise::{Appraised, Context, Demand, Endorsements, Given, appraise, readable};
 use crate::checks::{self, CheckInfo, Recorder};
 use crate::error::ParseError;
-use crate::evidence::{Evidence, Report};
+use crate::evidence::{Evidence, Report, SnpEvidence, TpmQuoteEvidence};
 use crate::policy::Policy;
 use crate::time::UnixTime;
 use crate::tpm;
@@ -30,8 +30,8 @@ pub struct Inspection {
     pub note: &'static str,
 }
 
-const NOTE: &str = "An inspection, not a verdict: nothing was expected of the measurement or of the report data, and \
-                    nothing can be released on it.";
+const NOTE: &str = "An inspection, not a verdict: nothing was expected of the measurement, nor of the report data beyond a \
+                    nonce that was given, and nothing can be released on it.";
 
 impl Inspection {
     pub(crate) fn of(verdict: Verdict) -> Self {
@@ -92,10 +92,38 @@ pub fn inspect(
     endorsements: &Endorsements<'_>,
     now: UnixTime,
 ) -> Result<Inspection, ParseError> {
-    readable(report)?;
+    if given.certificates_only {
+        certificates_alone(report)?;
+    } else {
+        readable(report)?;
+    }
     let mut recorder = Recorder::default();
-    let context = Context { demand: Demand::Nothing, endorsements, given: Some(given), instance: None, now };
+    let context =
+        Context { demand: demand(report.tee(), given), endorsements, given: Some(given), instance: None, now };
     let policy = Policy::default_appraisal();
     let Appraised { product, claims, tier, checks, .. } = appraise(report, &policy, &context, &mut recorder);
     Ok(Inspection::of(Verdict::new(report.tee(), tier, product, claims, recorder.finish(checks))))
+}
+
+/// What was asked, if anybody says so. A TPM takes a nonce as it is; elsewhere it fills a field of fixed length.
+pub(crate) fn demand(tee: Tee, given: &Given) -> Demand<'_> {
+    match (&given.nonce, tee) {
+        (None, _) => Demand::Nothing,
+        (Some(nonce), Tee::Tpm) => Demand::ReportData(nonce),
+        (Some(nonce), _) => Demand::Nonce(nonce),
+    }
+}
+
+/// Nothing but certificates: what else there is would be judged by nobody.
+fn certificates_alone(report: &Report) -> Result<(), ParseError> {
+    let alone = match report {
+        Report::Snp(SnpEvidence { report, certificates }) => report.0.is_empty() && !certificates.is_empty(),
+        Report::TpmQuote(quote) => {
+            let TpmQuoteEvidence { attest, signature, pcrs, event_log, certificates, .. } = quote;
+            let empty = attest.0.is_empty() && signature.0.is_empty() && pcrs.is_empty() && event_log.is_none();
+            empty && !certificates.is_empty()
+        }
+        _ => false,
+    };
+    if alone { Ok(()) } else { Err(ParseError::whole("evidence", "there are more than certificates, or none at all")) }
 }

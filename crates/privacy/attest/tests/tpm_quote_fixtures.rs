@@ -57,7 +57,8 @@ fn evidence(folder: &Path) -> (TpmQuoteEvidence, Given) {
         }),
     };
     let roots = ["ak_root.der", "root.der"].iter().filter_map(|name| file(name)).collect();
-    (evidence, Given { nonce: file("nonce.bin"), roots, ..Given::default() })
+    let certificates_only = !folder.join("quote.msg").exists();
+    (evidence, Given { nonce: file("nonce.bin"), roots, certificates_only, ..Given::default() })
 }
 
 fn at(folder: &Path) -> UnixTime {
@@ -125,10 +126,7 @@ fn no_bent_or_cut_quote_is_accepted() {
         if name(&folder).starts_with("neg-") {
             continue;
         }
-        let (mut evidence, given) = evidence(&folder);
-        // Certificates and log do not depend on the quote's bytes.
-        evidence.certificates.clear();
-        evidence.event_log = None;
+        let (evidence, given) = evidence(&folder);
         let now = at(&folder);
         let accepted = |evidence: TpmQuoteEvidence| judge(evidence, &given, now).is_ok_and(|it| it.accepted());
         assert!(accepted(evidence.clone()), "{}", name(&folder));

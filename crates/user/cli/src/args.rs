@@ -302,7 +302,7 @@ pub(crate) struct Ssh {
 
 /// `lambda cp`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  lambda cp ./data web:/srv/\n  lambda cp -r web:/var/log ./logs")]
+#[command(after_help = "Examples:\n  lambda cp -r ./data web:/home/lambda/\n  lambda cp -r web:/var/log ./logs")]
 pub(crate) struct Cp {
     #[command(flatten)]
     pub(crate) login: Login,
@@ -391,6 +391,9 @@ pub(crate) struct Build {
     /// Package lock; the one this program carries if left out.
     #[arg(long, value_name = "FILE")]
     pub(crate) lock: Option<PathBuf>,
+    /// Takes the newest packages of the suites, and writes them into a new lock.
+    #[arg(long, conflicts_with = "lock")]
+    pub(crate) relock: bool,
 }
 
 /// `lambda image import`.

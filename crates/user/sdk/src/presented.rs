@@ -222,7 +222,8 @@ impl Material {
         let (name, bytes) = self.evidence.take().unzip();
         let certificates = self.certificates;
         let event_log = self.event_log.map(Binary::from);
-        let mut given = Given { nonce: self.nonce, keys: self.keys, roots: Vec::new() };
+        let certificates_only = bytes.is_none() && matches!(tee, Tee::Snp | Tee::Tpm);
+        let mut given = Given { nonce: self.nonce, keys: self.keys, roots: Vec::new(), certificates_only };
         let report = match tee {
             Tee::Snp => {
                 // AMD's own root may come along; what is trusted is the pinned one.

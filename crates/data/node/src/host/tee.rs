@@ -167,6 +167,7 @@ impl Host {
         // The ASIDs of SNP guests are those of SEV-ES.
         let slots = self.slots("sev_es", "address space ids")?;
         let fix = "install QEMU 9.1 or newer, and let the group kvm open /dev/kvm and /dev/sev";
+        self.has_object("sev-snp-guest", fix)?;
         let SevCapabilities { cbitpos, reduced_phys_bits } = self
             .ask("query-sev-capabilities")
             .and_then(|value| serde_json::from_value(value).map_err(|error| error.to_string()))
@@ -288,7 +289,8 @@ mod tests {
         &found.outcome.as_ref().unwrap_err().what
     }
 
-    const SEV: &str = r#"{"QMP": {"version": {}, "capabilities": []}}
+    const SEV: &str = r#"  sev-snp-guest
+{"QMP": {"version": {}, "capabilities": []}}
 {"return": {}}
 {"return": {"cbitpos": 51, "reduced-phys-bits": 1, "pdh": "x", "cert-chain": "x", "cpu0-id": "x"}}"#;
 
@@ -301,10 +303,12 @@ mod tests {
         host.file("dev/sev", "");
         assert!(what(&host.detect(SEV), LaunchProfile::Snp).contains("misc.capacity"));
         host.file("sys/fs/cgroup/misc.capacity", "sev 410\nsev_es 99\n");
+        assert_eq!(what(&host.detect("  sev-guest"), LaunchProfile::Snp), "QEMU knows no sev-snp-guest");
         let tees = host.detect(SEV);
         assert_eq!(tees.capacities(), [TeeCapacity { profile: LaunchProfile::Snp, slots: 99 }]);
         assert_eq!(tees.snp(), Some(SnpHost { cbitpos: 51, reduced_phys_bits: 1 }));
-        let refused = r#"{"return": {}}
+        let refused = r#"  sev-snp-guest
+{"return": {}}
 {"error": {"class": "GenericError", "desc": "SEV: Failed to initialize"}}"#;
         assert_eq!(what(&host.detect(refused), LaunchProfile::Snp), "QEMU cannot use SEV: SEV: Failed to initialize");
         host.file("sys/fs/cgroup/misc.capacity", "sev_es 0\n");

@@ -147,7 +147,8 @@ impl Scene {
         let evidence = CcaEvidence { token: token.into(), event_log: self.event_log.clone().map(Into::into) };
         static ANCHORS: LazyLock<Anchors> = LazyLock::new(|| Anchors::vendor().unwrap());
         let endorsements = Endorsements { anchors: &ANCHORS, collateral: &Collateral::none() };
-        let demand = if given.is_some() { Demand::Nothing } else { Demand::ReportData(&self.demand) };
+        let demand =
+            given.map_or(Demand::ReportData(&self.demand), |given| crate::inspect::demand(crate::Tee::Cca, given));
         let context = Context { demand, endorsements: &endorsements, given, instance: self.instance, now: UnixTime(0) };
         let mut recorder = Recorder::default();
         let appraised = super::check(&evidence, &self.policy, &context, &mut recorder);
@@ -513,6 +514,20 @@ fn the_bare_key_of_an_inspection_anchors_nothing() {
     let none = Given::default();
     let failed = inspected.judge(inspected.token(), Some(&none)).0;
     assert_eq!(failed, ["cca.platform.endorsement", "cca.platform.signature"]);
+}
+
+#[test]
+fn a_nonce_that_is_given_to_an_inspection_has_to_be_the_tokens() {
+    let mut inspected = scene();
+    inspected.policy = CcaPolicy::default_appraisal();
+    let judge = |nonce: &[u8]| {
+        let keys = vec![inspected.platform_key.spki()];
+        let given = Given { nonce: Some(nonce.to_vec()), keys, ..Given::default() };
+        inspected.judge(inspected.token(), Some(&given)).0
+    };
+    assert_eq!(judge(&CHALLENGE), [""; 0]);
+    assert_eq!(judge(&[0x89; 64]), ["cca.realm.challenge"]);
+    assert_eq!(judge(&CHALLENGE[..CHALLENGE.len() - 1]), ["cca.realm.challenge"]);
 }
 
 #[test]

@@ -124,7 +124,7 @@ impl LogReport {
             });
         }
         problems.sort_by_key(|problem| problem.offset.unwrap_or(usize::MAX));
-        problems.truncate(MAX_PROBLEMS);
+        let problems = told(problems);
         Self {
             format: match log.format {
                 Format::Tcg12 => "TCG 1.2 (SHA-1)",
@@ -212,6 +212,19 @@ impl LogReport {
             None => recorder.not_applicable(&EVENTLOG_REGISTERS, "no registers were given to compare with"),
         }
     }
+}
+
+/// The first [`MAX_PROBLEMS`], and whatever lies behind them that is the first of its kind: what decides a check is never
+/// among those left out.
+fn told(problems: Vec<Problem>) -> Vec<Problem> {
+    let mut kinds = BTreeSet::new();
+    let mut told = Vec::new();
+    for problem in problems {
+        if kinds.insert(problem.kind) || told.len() < MAX_PROBLEMS {
+            told.push(problem);
+        }
+    }
+    told
 }
 
 /// Name of a bank's algorithm.

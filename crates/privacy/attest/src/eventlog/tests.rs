@@ -189,6 +189,19 @@ fn separators_that_are_missing_repeated_or_errors_are_named() {
 }
 
 #[test]
+fn what_decides_a_check_is_not_lost_behind_many_lesser_problems() {
+    let mut log = separators(Log::new(0), 0..8);
+    for _ in 0..300 {
+        log = separators(log, 0..1);
+    }
+    let mut log = log.event(3, EventKind::SEPARATOR, &[0; 4], b"other");
+    log.0.extend([7; 3]);
+    assert_eq!(failed(&log.0, None), ["eventlog.structure", "eventlog.digests"]);
+    let report = LogReport::read(&log.0);
+    assert!(report.problems.len() < 300 && report.problems.iter().any(|it| it.kind == ProblemKind::Unreadable));
+}
+
+#[test]
 fn another_separator_of_a_td_is_noted_and_no_problem() {
     let twice = td().event(1, EventKind::SEPARATOR, &[0; 4], &[0; 4]);
     assert!(kinds(&twice).is_empty());

@@ -101,7 +101,8 @@ impl Scene {
     fn judge(&self, token: Vec<u8>, given: Option<&Given>) -> (Vec<String>, Assurance) {
         static ANCHORS: LazyLock<Anchors> = LazyLock::new(|| Anchors::vendor().unwrap());
         let endorsements = Endorsements { anchors: &ANCHORS, collateral: &Collateral::none() };
-        let demand = if given.is_some() { Demand::Nothing } else { Demand::ReportData(&self.demand) };
+        let demand =
+            given.map_or(Demand::ReportData(&self.demand), |given| crate::inspect::demand(crate::Tee::Psa, given));
         let context = Context { demand, endorsements: &endorsements, given, instance: None, now: UnixTime(0) };
         let mut recorder = Recorder::default();
         let evidence = PsaEvidence { token: token.into() };
@@ -293,6 +294,20 @@ fn the_bare_key_of_an_inspection_anchors_nothing() {
     inspected.policy = PsaPolicy::default_appraisal();
     let given = Given { keys: vec![inspected.key.spki()], ..Given::default() };
     assert_eq!(inspected.judge(inspected.token(), Some(&given)), (vec![], Assurance::Unanchored));
+}
+
+#[test]
+fn a_nonce_that_is_given_to_an_inspection_has_to_be_the_tokens() {
+    let mut inspected = scene();
+    inspected.policy = PsaPolicy::default_appraisal();
+    let judge = |nonce: &[u8]| {
+        let keys = vec![inspected.key.spki()];
+        let given = Given { nonce: Some(nonce.to_vec()), keys, ..Given::default() };
+        inspected.judge(inspected.token(), Some(&given)).0
+    };
+    assert_eq!(judge(&NONCE), [""; 0]);
+    assert_eq!(judge(&[0x89; 64]), ["psa.nonce"]);
+    assert_eq!(judge(&NONCE[..NONCE.len() - 1]), ["psa.nonce"]);
 }
 
 #[test]

@@ -36,16 +36,9 @@ pub use policy::{
 pub use table::certificates_of_table;
 pub use tcb::{TcbFloors, TcbParts};
 
-/// Whether the report has a report's length, or there are only certificates to look at.
+/// Whether the report has a report's length.
 pub(crate) fn readable(evidence: &SnpEvidence) -> Result<(), ParseError> {
-    if is_certificates_only(evidence) {
-        return Ok(());
-    }
     SnpReport::parse(evidence.report.as_slice()).map(drop)
-}
-
-fn is_certificates_only(evidence: &SnpEvidence) -> bool {
-    evidence.report.as_slice().is_empty() && !evidence.certificates.is_empty()
 }
 
 /// Makes every SEV-SNP check.
@@ -55,7 +48,7 @@ pub(crate) fn check(
     context: &Context<'_>,
     recorder: &mut Recorder,
 ) -> Appraised {
-    if context.given.is_some() && is_certificates_only(evidence) {
+    if context.given.is_some_and(|given| given.certificates_only) {
         return roots::check(&evidence.certificates, context, recorder);
     }
     let mut appraised = Appraised {

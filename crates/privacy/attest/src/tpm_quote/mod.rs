@@ -18,7 +18,7 @@ use lambda_tpm::quote::MAGIC;
 use lambda_tpm::{Quote, Signature, alg};
 use serde_json::json;
 
-use crate::appraise::{Appraised, Context, Demand};
+use crate::appraise::{Appraised, Context};
 use crate::checks::{POLICY_TEE, Recorder};
 use crate::error::ParseError;
 use crate::eventlog::{EventKind, EventLog, Grounding, bank_name};
@@ -36,13 +36,6 @@ const PCR_COUNT: u8 = 24;
 /// Whether the quote and its signature have their structure. A structure of another type is readable, and refused.
 pub(crate) fn readable(evidence: &TpmQuoteEvidence) -> Result<(), ParseError> {
     let attest = evidence.attest.as_slice();
-    if attest.is_empty() {
-        return if evidence.certificates.is_empty() {
-            Err(ParseError::whole("TPMS_ATTEST", "there is neither a quote nor a certificate"))
-        } else {
-            Ok(())
-        };
-    }
     let is_quote = attest.get(4..6) == Some(&lambda_tpm::quote::TYPE_QUOTE.to_be_bytes());
     match Quote::parse(attest) {
         Err(error) if is_quote || attest.len() < 6 => Err(ParseError::whole("TPMS_ATTEST", error.to_string())),
@@ -59,7 +52,7 @@ pub(crate) fn check(evidence: &TpmQuoteEvidence, context: &Context<'_>, recorder
         recorder.record(&POLICY_TEE, Err(why.into()));
     }
     let mut claims = Claims::new();
-    let quotes = !evidence.attest.as_slice().is_empty();
+    let quotes = !context.given.is_some_and(|given| given.certificates_only);
     let certified = chain::check(evidence, quotes, context, &mut claims, recorder);
     let anchored = certified.as_ref().is_some_and(|certified| certified.anchored);
     let bare = evidence.ak.as_ref().and_then(|ak| PublicKey::from_spki(ak.as_slice()));
@@ -118,7 +111,7 @@ fn check_quote(
         recorder.record(&TPM_QUOTE_SIGNATURE, signed.map(|()| "the attestation key signed the quote".into()));
     }
     recorder.record(&TPM_QUOTE_KEY, key.map(|_| "the attestation key is of a kind that is understood".into()));
-    check_nonce(&quote, context, recorder);
+    context.demand.check(&TPM_QUOTE_NONCE, &quote.extra_data, recorder);
     check_registers(&quote, signature.ok().as_ref(), &evidence.pcrs, recorder);
     match &evidence.event_log {
         Some(log) => check_log(log.as_slice(), &quote, &evidence.pcrs, recorder),
@@ -150,14 +143,6 @@ fn attestation_key(
     match key {
         Some(key @ (PublicKey::Rsa(_) | PublicKey::P256(_))) => Ok(key),
         Some(PublicKey::P384(_)) | None => Err("the attestation key is neither RSA nor on P-256".into()),
-    }
-}
-
-fn check_nonce(quote: &Quote, context: &Context<'_>, recorder: &mut Recorder) {
-    let given = context.given.and_then(|given| given.nonce.as_deref());
-    match given {
-        Some(nonce) => Demand::ReportData(nonce).check(&TPM_QUOTE_NONCE, &quote.extra_data, recorder),
-        None => context.demand.check(&TPM_QUOTE_NONCE, &quote.extra_data, recorder),
     }
 }
 

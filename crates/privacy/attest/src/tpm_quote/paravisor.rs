@@ -16,7 +16,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 use super::checks::*;
-use crate::appraise::{Context, appraise, readable};
+use crate::appraise::{Context, Demand, appraise, readable};
 use crate::checks::Recorder;
 use crate::evidence::{ParavisorEvidence, Report, SnpEvidence, TdxEvidence};
 use crate::pki::PublicKey;
@@ -179,11 +179,13 @@ impl<'a> HclReport<'a> {
     }
 }
 
-/// The default appraisal of the hardware's report.
+/// The default appraisal of the hardware's report. What was asked, the TPM answers; the report's user data is the runtime data's.
 fn authentic(report: &Report, context: &Context<'_>) -> Result<String, String> {
     readable(report).map_err(|error| error.to_string())?;
     let mut recorder = Recorder::default();
-    let appraised = appraise(report, &Policy::default_appraisal(), context, &mut recorder);
+    let Context { endorsements, given, instance, now, .. } = *context;
+    let context = Context { demand: Demand::Nothing, endorsements, given, instance, now };
+    let appraised = appraise(report, &Policy::default_appraisal(), &context, &mut recorder);
     let checks = recorder.finish(appraised.checks);
     let failed: Vec<&str> =
         checks.iter().filter(|check| check.outcome == Outcome::Fail).map(|check| check.id.as_str()).collect();

@@ -201,7 +201,8 @@ impl Scene {
 fn judge(evidence: &TpmQuoteEvidence, given: Option<&Given>, now: UnixTime) -> (Vec<String>, Assurance) {
     static ANCHORS: LazyLock<Anchors> = LazyLock::new(|| Anchors::vendor().unwrap());
     let endorsements = Endorsements { anchors: &ANCHORS, collateral: &Collateral::none() };
-    let context = Context { demand: Demand::Nothing, endorsements: &endorsements, given, instance: None, now };
+    let demand = given.map_or(Demand::Nothing, |given| crate::inspect::demand(crate::Tee::Tpm, given));
+    let context = Context { demand, endorsements: &endorsements, given, instance: None, now };
     let mut recorder = Recorder::default();
     let appraised = super::check(evidence, &context, &mut recorder);
     let list = crate::checks::listed(&[&[&crate::checks::POLICY_TEE], TPM_QUOTE]);
@@ -246,12 +247,27 @@ fn no_policy_accepts_a_quote_by_itself() {
 
 #[test]
 fn certificates_alone_are_judged_as_a_chain() {
-    let (mut evidence, given) = scene().evidence();
-    evidence.attest = Vec::new().into();
-    assert_eq!(judge(&evidence, Some(&given), NOW), (vec![], Assurance::Platform));
-    super::readable(&evidence).unwrap();
-    evidence.certificates.clear();
-    super::readable(&evidence).unwrap_err();
+    let (whole, given) = scene().evidence();
+    let given = Given { certificates_only: true, ..given };
+    let TpmQuoteEvidence { certificates, .. } = whole.clone();
+    let mut alone = TpmQuoteEvidence { certificates, ..TpmQuoteEvidence::default() };
+    assert_eq!(judge(&alone, Some(&given), NOW), (vec![], Assurance::Platform));
+    let endorsements = Endorsements { anchors: &Anchors::vendor().unwrap(), collateral: &Collateral::none() };
+    let inspect = |evidence: &TpmQuoteEvidence, given: &Given| {
+        crate::inspect(&crate::Report::TpmQuote(evidence.clone()), given, &endorsements, NOW)
+            .map(|inspection| inspection.accepted())
+    };
+    assert!(inspect(&alone, &given).unwrap());
+    // What came with a quote that is missing would be judged by nobody; and an empty quote is none.
+    let signature = TpmQuoteEvidence { signature: whole.signature.clone(), ..alone.clone() };
+    let registers = TpmQuoteEvidence { pcrs: whole.pcrs.clone(), ..alone.clone() };
+    for more in [&whole, &signature, &registers] {
+        inspect(more, &given).unwrap_err();
+    }
+    let quoted = Given { certificates_only: false, ..given.clone() };
+    inspect(&TpmQuoteEvidence { attest: Vec::new().into(), ..whole }, &quoted).unwrap_err();
+    alone.certificates.clear();
+    inspect(&alone, &given).unwrap_err();
 }
 
 #[test]
@@ -433,9 +449,9 @@ fn a_key_that_may_not_do_what_it_did_is_refused() {
     // An endorsement key does not quote, and need not sign.
     let mut endorsement = scene();
     endorsement.leaf.key_usages = vec![KeyUsagePurpose::KeyAgreement];
-    let (mut evidence, given) = endorsement.evidence();
-    evidence.attest = Vec::new().into();
-    assert_eq!(judge(&evidence, Some(&given), NOW).0, [""; 0]);
+    let (evidence, given) = endorsement.evidence();
+    let alone = Given { certificates_only: true, ..given };
+    assert_eq!(judge(&evidence, Some(&alone), NOW).0, [""; 0]);
 }
 
 #[test]

@@ -50,6 +50,7 @@ impl Show for Made {
 pub(crate) fn build(format: Format, args: &Build) -> Result<(), Failure> {
     let mut options = BuildOptions::new(&args.distribution, &args.out, guest(args.guest.as_deref())?);
     options.lock.clone_from(&args.lock);
+    options.relock = args.relock;
     let mut progress = Progress::start();
     let _ = lambda_image::build(&options, &mut |step| show_step(&mut progress, step)).map_err(Failure::other)?;
     progress.finish();

@@ -159,7 +159,8 @@ impl Roots {
     fn inspect(&self) -> Inspection {
         let anchors = Anchors::vendor().unwrap();
         let endorsements = Endorsements { anchors: &anchors, collateral: &self.collateral };
-        inspect(&Report::Snp(self.evidence.clone()), &Given::default(), &endorsements, self.now).unwrap()
+        let alone = Given { certificates_only: true, ..Given::default() };
+        inspect(&Report::Snp(self.evidence.clone()), &alone, &endorsements, self.now).unwrap()
     }
 }
 

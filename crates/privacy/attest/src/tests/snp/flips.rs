@@ -57,7 +57,7 @@ fn no_real_report_of_another_length_is_read() {
         evidence.report.0.push(0);
         readable(&evidence).unwrap_err();
         evidence.report.0.pop();
-        while evidence.report.0.pop().is_some() && !evidence.report.0.is_empty() {
+        while evidence.report.0.pop().is_some() {
             let ParseError { offset, .. } = readable(&evidence).unwrap_err();
             assert_eq!(offset, Some(evidence.report.0.len()));
             assert!(!failing(&fixture.judge(&evidence, anchors).1).is_empty());
@@ -94,7 +94,7 @@ fn no_made_up_report_with_a_bent_or_missing_byte_is_accepted() {
         assert!(!failing(&scene.judge_that(&bent).1).is_empty(), "byte {position:#x}");
         let mut cut = evidence.clone();
         cut.report.0.truncate(position);
-        assert_eq!(readable(&cut).is_err(), position > 0, "length {position:#x}");
+        assert!(readable(&cut).is_err(), "length {position:#x}");
         assert!(failing(&scene.judge_that(&cut).1).len() > 60, "length {position:#x}");
     }
 }
