@@ -241,15 +241,18 @@ async fn a_guest_that_talks_without_end_does_not_fill_the_store() {
     let database = cloud.database().await;
     let audited =
         async || -> i64 { sqlx::query_scalar("SELECT COUNT(*) FROM audit").fetch_one(&database).await.unwrap() };
-    let before = audited().await;
+    let stored = async || customer.get(&format!("/v1/instances/{id}/mailbox")).await.body["guest"]["seq"].as_u64();
+    let (before, begun, mut written) = (audited().await, std::time::Instant::now(), 0);
     for seq in 1..=150 {
         let phase = if seq % 2 == 0 { Phase::Attesting } else { Phase::Unlocking };
         node.see(&desired, phase, Some(message(9, seq)));
         node.sync(0).await;
+        written += u64::from(stored().await == Some(seq));
     }
-    let read = customer.get(&format!("/v1/instances/{id}/mailbox")).await;
-    let stored = read.body["guest"]["seq"].as_u64().unwrap();
-    assert!((64..120).contains(&stored), "{stored} of 150 were written");
+    // 64 at once, and one more every two seconds.
+    let most = 65 + begun.elapsed().as_secs() / 2;
+    assert!((64..=most).contains(&written), "{written} of 150 were written, at most {most} may be");
+    assert!(written < 150, "no pace was seen: the machine is too slow for this test");
     assert_eq!(audited().await, before);
     tokio::time::timeout(Duration::from_secs(10), async {
         while customer.get(&format!("/v1/instances/{id}/mailbox")).await.body["guest"]["seq"] != 150 {
