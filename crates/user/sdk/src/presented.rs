@@ -284,8 +284,8 @@ fn snp(name: &str, bytes: Vec<u8>, mut certificates: Vec<Binary>) -> Result<Repo
     Ok(Report::Snp(SnpEvidence { report: report.into(), certificates }))
 }
 
-/// The two kinds of Arm tokens tell themselves apart: a PSA token is a bare COSE_Sign1 (RFC 9052 §4.2, tag 18 or none),
-/// a CCA token a tagged or bare map of two.
+/// The two kinds of Arm tokens tell themselves apart by how they begin: a PSA token with a COSE_Sign1 (RFC 9052 §4.2), a CCA
+/// token with a collection. One without its CBOR tag is told apart too, and refused by the parser.
 fn arm(tee: Tee, token: Vec<u8>, event_log: Option<Binary>) -> Report {
     const TAG_SIGN1: u8 = 0xd2;
     const ARRAY_OF_FOUR: u8 = 0x84;
