@@ -124,7 +124,7 @@ impl Layout {
         }
     }
 
-    /// Stores the settings durably. Nothing is written when they are the stored ones: a start needs no room on the disk.
+    /// Stores the settings durably. Nothing is written when they are the stored ones: such a start needs no room on the disk.
     pub(crate) fn save_settings(&self, settings: &Settings) -> Result<()> {
         let bytes = serde_json::to_vec_pretty(settings)?;
         if std::fs::read(self.settings_path()).is_ok_and(|stored| stored == bytes) {
